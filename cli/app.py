@@ -1,0 +1,53 @@
+"""The Typer application, its logging, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from medp2p.errors import ConfigError, MedP2PError
+
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="medp2p",
+    help="Translate one kind of medical scan into another, and judge the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _settings_of_all_commands(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
+) -> None:
+    os.environ["MEDP2P_DEBUG"] = "1" if debug else ""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a `MedP2PError` is printed as one line.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases of a batch failed.
+    """
+    try:
+        app(args=list(arguments) if arguments is not None else None)
+    except MedP2PError as error:
+        if os.environ.get("MEDP2P_DEBUG"):
+            raise
+        print(f"medp2p: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)

@@ -1,0 +1,212 @@
+"""Settings: YAML on disk, frozen pydantic models in memory.
+
+Later wins: the defaults below, a preset (`configs/`), a file, single values
+(``training.epochs=20``). A key that does not exist is an error that names its path and the
+valid names. Importing this module loads neither torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medp2p.errors import ConfigError
+from medp2p.resources import preset_names, preset_text
+
+Modality = Literal["MR", "CT"]
+Plane = Literal["axial", "coronal", "sagittal"]
+Norm = Literal["batch", "instance"]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and no key beyond the named ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(Settings):
+    """How a folder of case folders is read into a manifest."""
+
+    sources: tuple[str, ...] = ("mr",)
+    """File names, without suffix, of the source contrasts in a case folder."""
+    target: str = "ct"
+    """File name of the target image."""
+    mask: str | None = "mask"
+    """File name of the body mask; made from the source where a case has none."""
+    validation_fraction: Fraction = 0.15
+    """Share of patients that choose the best epoch."""
+    test_fraction: Fraction = 0.15
+    """Share of patients that training never sees."""
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.sources:
+            raise ValueError("name at least one source")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction leave nothing to train on")
+        return self
+
+
+class ImageSettings(Settings):
+    """What one kind of image is, and how its values are mapped to [-1, 1]."""
+
+    modality: Modality = "MR"
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """MR: percentiles inside the mask that are mapped to -1 and +1; values beyond are kept
+    up to 1.5 times the range above and clipped below."""
+    hu_range: tuple[float, float] = (-1024.0, 3071.0)
+    """CT: CT numbers in HU that are mapped to -1 and +1, clipped beyond."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"percentiles must rise within 0..100, got {low:g}, {high:g}")
+        if not self.hu_range[0] < self.hu_range[1]:
+            raise ValueError(f"hu_range must rise, got {self.hu_range[0]:g}, {self.hu_range[1]:g}")
+        return self
+
+
+class PreprocessingSettings(Settings):
+    """From volumes as scanned to volumes as the network sees them."""
+
+    source: ImageSettings = ImageSettings(modality="MR")
+    target: ImageSettings = ImageSettings(modality="CT")
+    spacing_mm: tuple[PositiveFloat | None, PositiveFloat | None, PositiveFloat | None] = (
+        1.0,
+        1.0,
+        None,
+    )
+    """Training spacing along left-right, back-front and feet-head; null keeps the volume's own."""
+
+
+class SliceSettings(Settings):
+    """How two-dimensional samples are cut from a volume."""
+
+    plane: Plane = "axial"
+    stack: PositiveInt = 1
+    """Neighbouring source slices given as channels; odd. 1 is plain 2-D."""
+    size: tuple[PositiveInt, PositiveInt] = (256, 256)
+    """Rows and columns of a training sample; slices are padded or cropped, never stretched."""
+    minimum_mask_fraction: Fraction = 0.01
+    """Slices with less body than this are left out of training."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.stack % 2 == 0:
+            raise ValueError(f"stack must be odd, so that it has a middle slice, got {self.stack}")
+        return self
+
+
+class AugmentationSettings(Settings):
+    """Random changes of a training batch, made on the device."""
+
+    flip: bool = True
+    """Mirror left and right (in the sagittal plane: back and front) with probability 0.5."""
+    rotation_degrees: NonNegativeFloat = 10.0
+    scale: Fraction = 0.1
+    """Zoom by a factor within 1 ± scale."""
+    shift: Fraction = 0.05
+    """Move by up to this share of the slice."""
+    intensity_scale: Fraction = 0.1
+    """Source contrast times 1 ± this."""
+    intensity_shift: Fraction = 0.1
+    """Source brightness plus or minus this, in units of the [-1, 1] range."""
+    gamma: Fraction = 0.2
+    """Source raised to a power within 1 ± this, after mapping to [0, 1]."""
+
+
+class GeneratorSettings(Settings):
+    """The U-Net of Isola et al. 2017."""
+
+    levels: Annotated[int, Field(ge=3, le=9)] = 8
+    """Number of halvings: 8 is unet_256, 7 is unet_128; the slice size must be a multiple of
+    2 to this power."""
+    channels: PositiveInt = 64
+    norm: Norm = "instance"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Dropout in the decoder's inner blocks, the noise of pix2pix."""
+    upsampling: Literal["transposed", "resize"] = "transposed"
+    """``resize`` is interpolation followed by a convolution: no checkerboards."""
+    head: Literal["tanh", "linear"] = "tanh"
+
+
+class DiscriminatorSettings(Settings):
+    """The PatchGAN of Isola et al. 2017; three layers see patches of 70×70."""
+
+    channels: PositiveInt = 64
+    layers: Annotated[int, Field(ge=1, le=6)] = 3
+    norm: Norm = "instance"
+
+
+class Pix2PixSettings(Settings):
+    """pix2pix: an adversarial loss plus a weighted L1 on paired slices."""
+
+    name: Literal["pix2pix"] = "pix2pix"
+    generator: GeneratorSettings = GeneratorSettings()
+    discriminator: DiscriminatorSettings = DiscriminatorSettings()
+    adversarial_loss: Literal["bce", "least_squares"] = "bce"
+    adversarial_weight: NonNegativeFloat = 1.0
+    l1_weight: NonNegativeFloat = 100.0
+    masked_l1: bool = False
+    """Average the L1 over the body mask instead of the whole slice."""
+    learning_rate: PositiveFloat = 2e-4
+    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    initial_weight_sd: PositiveFloat = 0.02
+
+
+MethodSettings = Annotated[Pix2PixSettings, Field(discriminator=None)]
+
+
+class TrainingSettings(Settings):
+    """The training loop."""
+
+    epochs: PositiveInt = 100
+    """Epochs at the full learning rate."""
+    decay_epochs: Annotated[int, Field(ge=0)] = 100
+    """Further epochs over which the learning rate falls linearly to zero."""
+    slices_per_epoch: PositiveInt | None = None
+    """Slices drawn per epoch; null is every slice once."""
+    batch_size: PositiveInt = 8
+    """Slices per step and process."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = 0
+    validate_every: PositiveInt = 5
+    """Epochs between validations on whole volumes."""
+    patience: PositiveInt | None = None
+    """Stop after this many validations without a better masked MAE; null never stops early."""
+    save_every: PositiveInt = 1
+    """Epochs between saved training states."""
+
+
+class Config(Settings):
+    """Everything a training run is made of."""
+
+    description: str = ""
+    data: DataSettings = DataSettings()
+    preprocessing: PreprocessingSettings = PreprocessingSettings()
+    slices: SliceSettings = SliceSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    method: Pix2PixSettings = Pix2PixSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _check_slice_size(self) -> Self:
+        multiple = 2**self.method.generator.levels
+        if any(n % multiple for n in self.slices.size):
+            raise ValueError(
+                f"slices.size {list(self.slices.size)} must be a multiple of {multiple} "
+                f"(2 to method.generator.levels = {self.method.generator.levels})"
+            )
+        return self

@@ -1,0 +1,147 @@
+"""Files and folders that appear whole or not at all.
+
+A result is written under a temporary name in its own folder, flushed to the disk and
+then renamed. A crash leaves a hidden ``.tmp-…`` entry at worst, never a half result.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medp2p.errors import OutputError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space or choose another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another disk",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "no permission to write there; choose another place",
+    errno.EPERM: "no permission to write there; choose another place",
+    errno.ENOTDIR: "a part of this path is a file; choose another place",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise OutputError if ``path`` exists and must not be replaced."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise OutputError(f"{path}: exists already; name another output or pass --overwrite")
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
+
+
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block ends well.
+
+    The temporary name ends like ``path``, for writers that choose a format by suffix.
+    Missing parent folders are made. If the block raises, nothing is left behind.
+
+    Raises:
+        OutputError: If ``path`` exists and ``overwrite`` is false, or cannot be written
+            (full disk, read-only file system, no permission).
+    """
+    refuse_existing(path, overwrite)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(path)
+        try:
+            yield temporary
+            flush_to_disk(temporary)
+            _publish_file(temporary, path, overwrite)
+        finally:
+            temporary.unlink(missing_ok=True)
+        flush_to_disk(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path``, with all it holds, at the end.
+
+    Raises:
+        OutputError: As for `atomic_file`.
+    """
+    refuse_existing(path, overwrite)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}"))
+        temporary.chmod(0o777 & ~_umask())
+        try:
+            yield temporary
+            for entry in temporary.rglob("*"):
+                flush_to_disk(entry)
+            _publish_folder(temporary, path, overwrite)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        flush_to_disk(path.parent)
+
+
+def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Ask the operating system to put a file or folder on the disk (fsync)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_beside(path: Path) -> Path:
+    suffix = "".join(path.suffixes)[-20:]
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    temporary.chmod(0o666 & ~_umask())
+    return temporary
+
+
+def _publish_file(temporary: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        refuse_existing(path, overwrite)
+    except OSError:
+        refuse_existing(path, overwrite)
+        os.rename(temporary, path)
+
+
+def _publish_folder(temporary: Path, path: Path, overwrite: bool) -> None:
+    if overwrite and path.exists():
+        replaced = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-")) / path.name
+        os.rename(path, replaced)
+        os.rename(temporary, path)
+        shutil.rmtree(replaced.parent)
+        return
+    refuse_existing(path, overwrite)
+    os.rename(temporary, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
