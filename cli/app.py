@@ -12,6 +12,18 @@ import typer
 
 from medp2p.errors import ConfigError, MedP2PError
 
+from .baselines import baselines
+from .convert import convert
+from .demo import demo
+from .evaluate import evaluate
+from .import_pix2pix import import_pix2pix
+from .info import info
+from .manifest import manifest
+from .phantom import phantom
+from .prepare import prepare
+from .presets import presets
+from .train import train
+from .translate import translate
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -37,6 +49,23 @@ def _settings_of_all_commands(
         format="%(levelname)s: %(message)s",
         stream=sys.stderr,
     )
+
+
+for command in (
+    phantom,
+    manifest,
+    prepare,
+    train,
+    translate,
+    evaluate,
+    baselines,
+    demo,
+    info,
+    presets,
+    convert,
+    import_pix2pix,
+):
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

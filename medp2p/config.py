@@ -8,6 +8,8 @@ valid names. Importing this module loads neither torch nor NumPy.
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medp2p.errors import ConfigError
-from medp2p.resources import preset_names, preset_text
+from medp2p.resources import preset_text
 
 Modality = Literal["MR", "CT"]
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -48,6 +50,9 @@ class DataSettings(Settings):
     test_fraction: Fraction = 0.15
     """Share of patients that training never sees."""
     split_seed: int = 0
+    patient_pattern: str | None = None
+    """Regular expression whose first group, found in a case's name, is the patient; null takes
+    each case as a patient of its own. A patient's cases share one split."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -166,9 +171,6 @@ class Pix2PixSettings(Settings):
     initial_weight_sd: PositiveFloat = 0.02
 
 
-MethodSettings = Annotated[Pix2PixSettings, Field(discriminator=None)]
-
-
 class TrainingSettings(Settings):
     """The training loop."""
 
@@ -180,7 +182,8 @@ class TrainingSettings(Settings):
     """Slices drawn per epoch; null is every slice once."""
     batch_size: PositiveInt = 8
     """Slices per step and process."""
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto`` is bf16 (mixed) where the device computes in it natively, else fp32."""
     seed: int = 0
     validate_every: PositiveInt = 5
     """Epochs between validations on whole volumes."""
@@ -210,3 +213,141 @@ class Config(Settings):
                 f"(2 to method.generator.levels = {self.method.generator.levels})"
             )
         return self
+
+
+def load_config(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Merge defaults, preset, file, ``key.path=value`` assignments and overrides.
+
+    Args:
+        preset: Name of a shipped preset.
+        file: A YAML file of the user's.
+        assignments: Texts such as ``"training.epochs=20"``; the value is read as YAML.
+        overrides: Dotted key to value; ``None`` values are left out.
+
+    Raises:
+        ConfigError: For an unknown key, a wrong value, a missing or malformed file.
+    """
+    merged: dict[str, Any] = {}
+    where = []
+    if preset is not None:
+        merged = _merge(merged, parse_yaml(preset_text(preset), f"preset {preset}"))
+        where.append(f"preset {preset}")
+    if file is not None:
+        merged = _merge(merged, parse_yaml(_read_text(file), str(file)))
+        where.append(str(file))
+    for text in assignments:
+        merged = _merge(merged, _parse_assignment(text))
+        where.append(f"--set {text}")
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            merged = _merge(merged, _nest(key, value))
+    return validate_config(merged, ", ".join(where) or "settings")
+
+
+def validate_config(values: Mapping[str, Any], where: str) -> Config:
+    """Make a `Config` of nested values; ``where`` names their origin in an error.
+
+    Raises:
+        ConfigError: With the path of the first wrong key and what would be right.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(error)}") from error
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a YAML mapping.
+
+    Raises:
+        ConfigError: If it is not YAML or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected settings as `key: value`, found {values!r:.60}")
+    return values
+
+
+def config_yaml(config: Config) -> str:
+    """Write a configuration as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def settings_hash(settings: Settings) -> str:
+    """SHA-256 of settings, the same for equal settings on every machine."""
+    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read as a settings file: {error}") from error
+
+
+def _parse_assignment(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {text}: expected key.path=value, such as training.epochs=20")
+    try:
+        return _nest(key.strip(), yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from error
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if (
+            isinstance(old, dict)
+            and isinstance(value, dict)
+            and not _names_other_method(old, value)
+        ):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _names_other_method(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return "name" in new and new["name"] != old.get("name", new["name"])
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    if first["type"] == "extra_forbidden":
+        valid = _names_in(path[:-1])
+        close = difflib.get_close_matches(path[-1], valid, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"unknown setting {'.'.join(path)}; {hint}valid here: {', '.join(valid)}"
+    found = "" if isinstance(first["input"], dict) else f", found {first['input']!r:.60}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path)}: {message}{found}" if path else message
+
+
+def _names_in(path: Sequence[str]) -> list[str]:
+    settings: Any = Config
+    for part in path:
+        settings = settings.model_fields[part].annotation
+    return list(settings.model_fields)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medp2p.errors import OutputError
@@ -23,6 +23,10 @@ _REASONS = {
     errno.EACCES: "no permission to write there; choose another place",
     errno.EPERM: "no permission to write there; choose another place",
     errno.ENOTDIR: "a part of this path is a file; choose another place",
+    errno.EEXIST: "a part of this path is a file; choose another place",
+    errno.EISDIR: "it is a folder; choose another name",
+    errno.EFBIG: "the file system cannot hold so large a file; choose another place",
+    errno.EIO: "the disk reports an error; choose another place",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 
@@ -56,8 +60,8 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         OutputError: If ``path`` exists and ``overwrite`` is false, or cannot be written
             (full disk, read-only file system, no permission).
     """
-    refuse_existing(path, overwrite)
     with output_errors(path):
+        refuse_existing(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_beside(path)
         try:
@@ -76,8 +80,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: As for `atomic_file`.
     """
-    refuse_existing(path, overwrite)
     with output_errors(path):
+        refuse_existing(path, overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}"))
         temporary.chmod(0o777 & ~_umask())
@@ -98,10 +102,19 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Ask the operating system to put a file or folder on the disk (fsync)."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    """Ask the operating system to put a file or folder on the disk (fsync).
+
+    Windows and some network file systems know no fsync of a folder; there it is left out.
+    """
+    if path.is_dir():
+        with suppress(OSError):
+            _fsync(path, os.O_RDONLY)
+    else:
+        _fsync(path, os.O_RDWR)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -119,7 +132,7 @@ def _temporary_beside(path: Path) -> Path:
 
 def _publish_file(temporary: Path, path: Path, overwrite: bool) -> None:
     if overwrite:
-        os.replace(temporary, path)
+        temporary.replace(path)
         return
     try:
         os.link(temporary, path)
@@ -127,18 +140,18 @@ def _publish_file(temporary: Path, path: Path, overwrite: bool) -> None:
         refuse_existing(path, overwrite)
     except OSError:
         refuse_existing(path, overwrite)
-        os.rename(temporary, path)
+        temporary.rename(path)
 
 
 def _publish_folder(temporary: Path, path: Path, overwrite: bool) -> None:
     if overwrite and path.exists():
         replaced = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-")) / path.name
-        os.rename(path, replaced)
-        os.rename(temporary, path)
+        path.rename(replaced)
+        temporary.rename(path)
         shutil.rmtree(replaced.parent)
         return
     refuse_existing(path, overwrite)
-    os.rename(temporary, path)
+    temporary.rename(path)
 
 
 def _umask() -> int:

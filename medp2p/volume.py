@@ -45,6 +45,8 @@ class Grid:
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4):
             raise ValueError(f"an affine has shape (4, 4), got {affine.shape}")
+        if not np.array_equal(affine[3], (0, 0, 0, 1)):
+            raise ValueError(f"an affine ends in the row 0 0 0 1, got {affine[3].tolist()}")
         affine.flags.writeable = False
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         object.__setattr__(self, "affine", affine)

@@ -1,0 +1,179 @@
+"""Volumes from files and into files.
+
+`read_volume` and `write_volume` know NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``,
+``.mhd`` with its data file) and NRRD (``.nrrd``, ``.nhdr``). Whatever a file counts as left,
+right or millimetre, a `Volume` is RAS+ millimetres. What is refused, and why, is listed in
+``docs/geometry.md``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medp2p.errors import ImageReadError, OutputError
+from medp2p.io.geometry import refuse_sheared, resample_orthogonal, shear_degrees
+from medp2p.io.metaimage import read_metaimage, write_metaimage
+from medp2p.io.nifti import NiftiFrame, read_nifti, write_nifti
+from medp2p.io.nrrd import read_nrrd, write_nrrd
+from medp2p.io.voxels import MAX_FLOAT32, VOXEL_TYPES, VoxelType
+from medp2p.volume import Volume
+
+__all__ = [
+    "READ_SUFFIXES",
+    "VOXEL_TYPES",
+    "WRITE_SUFFIXES",
+    "NiftiFrame",
+    "VoxelType",
+    "image_suffix",
+    "is_image",
+    "read_volume",
+    "write_volume",
+]
+
+WRITE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+READ_SUFFIXES = (*WRITE_SUFFIXES, ".nhdr")
+
+_NIFTI = (".nii.gz", ".nii")
+_NRRD = (".nrrd", ".nhdr")
+
+
+def image_suffix(path: str | Path) -> str:
+    """Return the suffix of an image file in lower case, ``""`` if it is none we read.
+
+    ``.nii.gz`` counts as one suffix: ``image_suffix("a.b.NII.GZ") == ".nii.gz"``.
+    """
+    name = Path(path).name.lower()
+    return next((s for s in READ_SUFFIXES if name.endswith(s) and name != s), "")
+
+
+def is_image(path: str | Path) -> bool:
+    """Say whether a name is one of an image file; hidden files (``._mr.nii``) are not."""
+    return bool(image_suffix(path)) and not Path(path).name.startswith(".")
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    modality: str | None = None,
+    nifti_frame: NiftiFrame | None = None,
+    replace_non_finite: float | None = None,
+    volume_index: int | None = None,
+    resample_sheared: bool = False,
+) -> Volume:
+    """Read a NIfTI, MetaImage or NRRD file.
+
+    Voxels keep the type they are stored in. NIfTI scaling (``scl_slope``, ``scl_inter``)
+    that is not the identity is computed in float64; the result is int16, else int32, where
+    slope, intercept and voxels are integers that fit, and float32 otherwise (float64 stays).
+    A slope of 0 or NaN means no scaling. Trailing axes of one voxel are dropped.
+
+    Args:
+        path: The file; its suffix names the format.
+        modality: What the voxels are (``"MR"``, ``"CT"``, ``"MASK"``); ``"CT"`` also sets
+            the units to HU. None takes it from files that medp2p wrote, else leaves it open.
+        nifti_frame: Which of a NIfTI header's statements about space to believe where they
+            contradict each other. ``"pixdim"`` is the standard's method 1: the axes run
+            right, front and up, the first voxel lies at (0, 0, 0).
+        replace_non_finite: What NaN and infinity become; None refuses them.
+        volume_index: Which volume to take from a file of several, from 0.
+        resample_sheared: Regrid axes that are not perpendicular instead of refusing them.
+
+    Returns:
+        The volume, its array Fortran-ordered, writeable, in the machine's byte order.
+
+    Raises:
+        ImageReadError: If the file is missing, empty, damaged, cut short, of several volumes
+            or channels, of complex numbers or colours, or holds NaN or infinity.
+        GeometryError: If the header does not say where the voxels lie, says it twice and
+            differently (more than 0.1 mm at a corner voxel), or has axes more than 0.5
+            degrees off perpendicular.
+    """
+    if replace_non_finite is not None and not abs(replace_non_finite) <= MAX_FLOAT32:
+        raise ValueError(f"replace_non_finite is {replace_non_finite}, expected a number")
+    path = Path(path)
+    try:
+        suffix = _readable_suffix(path)
+        if suffix in _NIFTI:
+            volume = read_nifti(
+                path,
+                frame=nifti_frame,
+                replace_non_finite=replace_non_finite,
+                volume_index=volume_index,
+            )
+        else:
+            read = read_nrrd if suffix in _NRRD else read_metaimage
+            volume = read(path, replace_non_finite=replace_non_finite, volume_index=volume_index)
+    except OSError as error:
+        raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ImageReadError(f"{path}: does not fit into this machine's memory") from error
+    if resample_sheared and shear_degrees(volume.affine) > 0:
+        volume = resample_orthogonal(volume)
+    refuse_sheared(volume)
+    if modality is None:
+        return volume
+    return volume.with_array(
+        volume.array, modality=modality, units="HU" if modality == "CT" else None
+    )
+
+
+def write_volume(
+    volume: Volume,
+    path: str | Path,
+    *,
+    dtype: VoxelType | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a volume as NIfTI, MetaImage or NRRD, whole or not at all.
+
+    The same volume gives the same bytes. NIfTI gets an sform and a qform of the volume's
+    ``nifti_code``. Modality and units are noted in the header, for `read_volume`.
+
+    Args:
+        volume: What to write.
+        path: Where; its suffix chooses the format: ``.nii.gz``, ``.nii``, ``.mha``,
+            ``.mhd`` (with ``.zraw`` beside it) or ``.nrrd``.
+        dtype: How voxels are stored. Integers are rounded to nearest (halves to even), then
+            clipped to the type's range. None keeps the array's own type, except bool as
+            uint8, float16 and float64 as float32, 64-bit integers as int32.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        OutputError: If the suffix is unknown, the file exists, the voxels hold NaN or
+            infinity, or the place cannot be written. Nothing is left behind.
+        GeometryError: If the axes are more than 0.5 degrees off perpendicular.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix not in WRITE_SUFFIXES:
+        raise OutputError(
+            f"{path}: no image format that can be written; "
+            f"let the name end in one of {', '.join(WRITE_SUFFIXES)}"
+        )
+    refuse_sheared(volume)
+    if suffix in _NIFTI:
+        write_nifti(volume, path, dtype=dtype, overwrite=overwrite)
+    elif suffix in _NRRD:
+        write_nrrd(volume, path, dtype=dtype, overwrite=overwrite)
+    else:
+        write_metaimage(volume, path, dtype=dtype, overwrite=overwrite)
+
+
+def _readable_suffix(path: Path) -> str:
+    if not path.exists():
+        raise ImageReadError(f"{path}: no such file")
+    if path.is_dir():
+        raise ImageReadError(f"{path}: is a folder, expected an image file")
+    if path.suffix.lower() in (".hdr", ".img"):
+        raise ImageReadError(
+            f"{path}: an Analyze or NIfTI pair, expected one file; "
+            "convert it to .nii.gz with the program that wrote it"
+        )
+    suffix = image_suffix(path)
+    if not suffix:
+        raise ImageReadError(
+            f"{path}: unknown image format, expected one of {', '.join(READ_SUFFIXES)}"
+        )
+    if path.stat().st_size == 0:
+        raise ImageReadError(f"{path}: is empty (0 bytes); get it again")
+    return suffix

@@ -1,0 +1,101 @@
+"""``medp2p evaluate``: how far predictions are from their references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+
+EXIT_SOME_FAILED = 3
+
+
+def evaluate(
+    prediction: Annotated[
+        Path, typer.Argument(help="Predicted image, or a folder of CASE.nii.gz or CASE/.")
+    ],
+    reference: Annotated[
+        Path, typer.Argument(help="True image, or a folder of CASE/ct.nii.gz or CASE.nii.gz.")
+    ],
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask",
+            help="Mask image, or for folders a folder of masks. Default: for folders the mask "
+            "beside each reference, else the whole volume.",
+            show_default=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            help="Definition of the metrics: synthrad2025, synthrad2023 or range. "
+            "Default: synthrad2025, or range if --range is given.",
+            show_default=False,
+        ),
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--range",
+            metavar="LOW HIGH",
+            help="Lowest and highest value of images that are not CT; for the profile range.",
+            show_default=False,
+        ),
+    ] = None,
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample",
+            help="Interpolate a prediction on another grid onto the reference's grid instead of "
+            "refusing it.",
+        ),
+    ] = False,
+    target_name: Annotated[
+        str, typer.Option("--target-name", help="Name of the reference in a case folder.")
+    ] = "ct",
+    mask_name: Annotated[
+        str, typer.Option("--mask-name", help="Name of the mask in a case folder.")
+    ] = "mask",
+    as_json: options.AsJson = False,
+    csv_path: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Also write one line per case here.", show_default=False),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Compare predicted images with their references, for one case or two folders of cases.
+
+    Prints MAE, bias, PSNR, SSIM or MS-SSIM, and MAE and bias for air, soft tissue and bone,
+    with the definition behind the numbers. Exit code 3: some cases could not be compared.
+    """
+    import json
+
+    from medp2p import evaluation
+    from medp2p.metrics import choose_profile
+
+    chosen = choose_profile(profile, value_range)
+    if csv_path:
+        options.refuse_outputs_early([csv_path], overwrite)
+    outcome = evaluation.evaluate_paths(
+        prediction,
+        reference,
+        chosen,
+        mask=mask,
+        target_name=target_name,
+        mask_name=mask_name,
+        resample_prediction=resample,
+    )
+    if csv_path:
+        evaluation.write_csv(csv_path, outcome, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps(evaluation.as_json(outcome), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(evaluation.result_table(outcome))
+    for case, reason in outcome.failures.items():
+        typer.echo(f"medp2p: case {case}: {reason}", err=True)
+    if outcome.failures:
+        raise typer.Exit(EXIT_SOME_FAILED)

@@ -1,0 +1,108 @@
+"""``medp2p translate``: one scan, or the cases of a manifest, through a model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from medp2p.errors import OutputError
+
+from . import options
+from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from medp2p.inference import Translator
+
+
+def translate(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Source image (one per contrast, in the model's order), then the output image; "
+            "or a manifest.csv and an output folder.",
+            metavar="INPUT... OUTPUT",
+        ),
+    ],
+    model: Annotated[Path, typer.Option("--model", "-m", help="The model file.")],
+    mask: Annotated[
+        str,
+        typer.Option("--mask", help="Body mask: auto (found in the source), none, or an image."),
+    ] = "auto",
+    split: Annotated[
+        Literal["train", "validation", "test", "all"],
+        typer.Option("--split", help="With a manifest: which cases."),
+    ] = "test",
+    dtype: Annotated[
+        Literal["int16", "float32"] | None,
+        typer.Option("--dtype", help="int16 or float32; default int16 for CT, float32 for MR."),
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    batch_size: options.BatchSize = 16,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Translate a scan onto its own grid: the result has the source's shape and affine.
+
+    Outside the body a synthetic CT has -1024 HU. CT is written as int16, rounded to the
+    nearest HU.
+    """
+    from medp2p.checkpoint import load_model
+    from medp2p.inference import make_translator
+
+    if len(inputs) < 2:
+        raise typer.BadParameter("name the source image and the output", param_hint="INPUT OUTPUT")
+    *sources, output = inputs
+    options.refuse_outputs_early([output], overwrite or sources[0].suffix == ".csv")
+    translator = make_translator(
+        load_model(model), device=device, precision=precision, batch_size=batch_size
+    )
+    if sources[0].suffix == ".csv":
+        _translate_manifest(translator, sources[0], output, split, dtype, overwrite)
+        return
+    began = time.perf_counter()
+    _translate_one(translator, sources, output, mask, dtype, overwrite)
+    typer.echo(f"{output}: {time.perf_counter() - began:.1f} s")
+
+
+def _translate_manifest(
+    translator: Translator,
+    manifest: Path,
+    output: Path,
+    split: str,
+    dtype: str | None,
+    overwrite: bool,
+) -> None:
+    from medp2p.manifest import read_manifest
+
+    cases = [case for case in read_manifest(manifest) if split in (case.split, "all")]
+    if not cases:
+        raise OutputError(f"{manifest}: no case is in the split {split!r}; choose another --split")
+    outputs = {case.name: output / f"{case.name}.nii.gz" for case in cases}
+    options.refuse_outputs_early(outputs.values(), overwrite)
+    with progress_bar("translating", len(cases), "case") as advance:
+        for case in cases:
+            mask = str(case.mask) if case.mask else "auto"
+            sources = list(case.sources.values())
+            _translate_one(translator, sources, outputs[case.name], mask, dtype, overwrite)
+            advance(note=case.name)
+    typer.echo(f"{output}: {len(cases)} cases")
+
+
+def _translate_one(
+    translator: Translator,
+    sources: list[Path],
+    output: Path,
+    mask: str,
+    dtype: Any,
+    overwrite: bool,
+) -> None:
+    from medp2p.io import read_volume, write_volume
+
+    volumes = [read_volume(path) for path in sources]
+    body: Any = mask if mask in ("auto", "none") else read_volume(mask)
+    result = translator(volumes, body)
+    default = "int16" if result.units == "HU" else "float32"
+    write_volume(result, output, dtype=dtype or default, overwrite=overwrite)

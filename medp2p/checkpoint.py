@@ -1,0 +1,246 @@
+"""What comes out of training: the model file, and the state to go on from.
+
+The model file is safetensors: the generator's weights, and as metadata all else that
+translation needs, as JSON. It holds no pickle. The training state is a ``torch.save`` file,
+read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medp2p.config import Config, validate_config
+from medp2p.errors import CheckpointError, ConfigError
+from medp2p.files import atomic_file
+from medp2p.methods import build_generator
+
+MODEL_VERSION = 1
+"""Raised when a model file of an older medp2p can no longer be read as it is."""
+
+BatchNorm = Literal["running", "per_batch"]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything about a model but its weights.
+
+    Attributes:
+        config: The resolved configuration that trained it.
+        source_names: The source contrasts, in channel order.
+        target_range: Values (HU or MR units) that -1 and +1 stand for in the output.
+        batch_norm: Statistics that batch norm uses in translation: those of training, or
+            those of each image (as the original pix2pix's test script does).
+        fingerprint: What the training data looked like: number of cases, spacing, extent, and
+            quantiles of the source's values inside the body.
+        metrics: Validation metrics of these weights, by name.
+        progress: Epoch and step of these weights.
+        versions: Of the libraries at training.
+    """
+
+    config: Config
+    source_names: tuple[str, ...]
+    target_range: tuple[float, float]
+    batch_norm: BatchNorm = "running"
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    progress: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator ready for `medp2p.inference.translate`.
+
+    Attributes:
+        generator: (N, C·stack, H, W) to (N, 1, H, W), in evaluation mode.
+        card: Everything else.
+        hash: SHA-256 of weights and card; names the model in what it makes.
+    """
+
+    generator: nn.Module
+    card: ModelCard
+    hash: str
+
+
+def save_model(
+    path: Path, weights: Mapping[str, Tensor], card: ModelCard, *, overwrite: bool = False
+) -> str:
+    """Write a model file and return its hash.
+
+    Raises:
+        OutputError: If it exists already or cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    text = json.dumps(card_values(card), sort_keys=True)
+    digest = _hash(tensors, text)
+    metadata = {"format": "medp2p", "version": str(MODEL_VERSION), "card": text, "sha256": digest}
+    with atomic_file(path, overwrite=overwrite) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    return digest
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model file.
+
+    Raises:
+        CheckpointError: If it is missing, not a model file, a pickle, damaged, or of a newer
+            version.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path, with_weights=True)
+    card = _card_from_json(path, metadata)
+    if _hash(tensors, metadata["card"]) != metadata["sha256"]:
+        raise CheckpointError(f"{path}: damaged, its checksum does not match; copy it again")
+    generator = build_generator(
+        card.config.method,
+        in_channels=len(card.source_names) * card.config.slices.stack,
+        out_channels=1,
+    )
+    load_weights(generator, tensors, path)
+    return Model(generator.eval(), card, metadata["sha256"])
+
+
+def read_card(path: str | Path) -> tuple[ModelCard, str]:
+    """Read a model file's card and hash without its weights.
+
+    Raises:
+        CheckpointError: As `load_model`.
+    """
+    path = Path(path)
+    metadata, _ = _read(path, with_weights=False)
+    return _card_from_json(path, metadata), metadata["sha256"]
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights into a network of the same architecture.
+
+    Raises:
+        CheckpointError: If names or shapes differ, naming the first.
+    """
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        ours = tuple(expected[name].shape) if name in expected else "nothing"
+        theirs = tuple(weights[name].shape) if name in weights else "nothing"
+        if ours != theirs:
+            raise CheckpointError(
+                f"{path}: holds {theirs} for {name}, the configured network has {ours}; "
+                "use the settings that it was trained with"
+            )
+    network.load_state_dict(dict(weights))
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a training state, replacing an earlier one.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    with atomic_file(path, overwrite=True) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state onto the CPU.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; nothing to resume, train without --resume")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a training state, or damaged; train again without --resume"
+        ) from error
+    return state
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    names = ("medp2p", "torch", "numpy", "SimpleITK", "scipy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _read(path: Path, *, with_weights: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such model file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys() if with_weights else []
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {_what_it_is(path)}") from error
+    if metadata.get("format") != "medp2p":
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not of medp2p; expected what `medp2p train` writes"
+        )
+    if int(metadata["version"]) > MODEL_VERSION:
+        raise CheckpointError(
+            f"{path}: model format {metadata['version']}, this medp2p reads up to "
+            f"{MODEL_VERSION}; install a newer medp2p"
+        )
+    return metadata, tensors
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+        return (
+            "a pickled PyTorch file, which can run any code and is not opened; expected a "
+            "model.safetensors (`medp2p import-pix2pix` reads the original project's weights)"
+        )
+    return "not a model file, or cut off; expected a model.safetensors, copy it again"
+
+
+def _hash(tensors: Mapping[str, Tensor], card: str) -> str:
+    digest = hashlib.sha256(card.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def card_values(card: ModelCard) -> dict[str, Any]:
+    """A card as plain values for JSON."""
+    return {
+        "config": card.config.model_dump(mode="json"),
+        "source_names": list(card.source_names),
+        "target_range": list(card.target_range),
+        "batch_norm": card.batch_norm,
+        "fingerprint": dict(card.fingerprint),
+        "metrics": dict(card.metrics),
+        "progress": dict(card.progress),
+        "versions": dict(card.versions),
+    }
+
+
+def _card_from_json(path: Path, metadata: Mapping[str, str]) -> ModelCard:
+    try:
+        values = json.loads(metadata["card"])
+        low, high = values["target_range"]
+        return ModelCard(
+            **{
+                **values,
+                "config": validate_config(values["config"], str(path)),
+                "source_names": tuple(values["source_names"]),
+                "target_range": (low, high),
+            }
+        )
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its description cannot be read: {error}") from error

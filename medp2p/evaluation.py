@@ -1,0 +1,628 @@
+"""Predictions against references, case by case and as a table.
+
+Both must lie on one grid; a prediction on another is refused, or resampled if asked. Axes
+stored in another order or direction are the same grid: they are reordered, no value changes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medp2p.errors import EvaluationError, GeometryError, ImageReadError, MedP2PError
+from medp2p.files import write_text
+from medp2p.io import image_suffix, is_image, read_volume
+from medp2p.metrics import STRUCTURE_METRICS, TISSUES_HU, Profile, voxel_metrics
+from medp2p.preprocessing import CT_AIR_HU, resample
+from medp2p.volume import Volume, reorient
+
+log = logging.getLogger(__name__)
+
+WHOLE_VOLUME = "whole volume"
+"""What stands in the place of a mask's name where there is no mask."""
+PREDICTION_NAMES = ("sct", "prediction")
+"""Names, beside the target's own, of the prediction among several images of a case folder."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The metrics of one case and what they were computed from.
+
+    Attributes:
+        case: The case's name.
+        values: As from `medp2p.metrics.compute_metrics`; NaN where a metric has no value.
+        profile: The definition behind the values.
+        mask: The mask's path or `WHOLE_VOLUME`.
+        notes: What a reader should know before trusting the values.
+    """
+
+    case: str
+    values: Mapping[str, float]
+    profile: Profile
+    mask: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of several cases.
+
+    Attributes:
+        results: The cases with values.
+        failures: Why the other cases have none, by case.
+    """
+
+    results: tuple[CaseResult, ...]
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Which files are compared for one case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over several cases; cases without a value are left out and not counted.
+
+    Attributes:
+        mean: Arithmetic mean, NaN without any value.
+        sd: Sample standard deviation (n - 1), NaN for fewer than two values.
+        median: Median.
+        count: Number of cases with a value.
+    """
+
+    mean: float
+    sd: float
+    median: float
+    count: int
+
+
+def evaluate_pair(
+    prediction: Volume,
+    reference: Volume,
+    mask: Volume | None,
+    profile: Profile,
+    *,
+    case: str = "",
+    resample_prediction: bool = False,
+) -> CaseResult:
+    """Compute all metrics of a profile for one case.
+
+    A structure metric without a value (a mask too small) becomes NaN with a note; the other
+    metrics stand.
+
+    Args:
+        prediction: The predicted image.
+        reference: The true image on the same grid, in the same units.
+        mask: Where to compare, on the reference's grid, values above 0 are inside; None is
+            the whole volume.
+        profile: The definition of the metrics.
+        case: The case's name, for the table.
+        resample_prediction: Interpolate a prediction on another grid linearly onto the
+            reference's; what lies outside it takes the lowest value of the profile's range.
+
+    Returns:
+        Values, definition and notes.
+
+    Raises:
+        GeometryError: If the grids differ (and resampling was not asked for), or the
+            prediction and the reference lie apart.
+        EvaluationError: If the mask is empty or a value inside it is NaN or infinite.
+    """
+    inside = None if mask is None else _mask_voxels(mask, reference)
+    notes = [*_value_notes("prediction", prediction, profile)]
+    notes += _value_notes("reference", reference, profile)
+    if mask is None:
+        notes.append("no mask: the background counts too")
+    predicted = _on_grid(prediction, reference)
+    if predicted is None:
+        if not resample_prediction:
+            raise _other_grid("prediction", prediction, reference, "pass --resample to allow it")
+        predicted, note = _resampled(prediction, reference, inside, profile)
+        notes.append(note)
+    arrays = (predicted, reference.array, inside)
+    try:
+        values = voxel_metrics(*arrays, profile)
+    except EvaluationError as error:
+        raise EvaluationError(f"{prediction.name} against {reference.name}: {error}") from error
+    try:
+        values[profile.structure_key] = STRUCTURE_METRICS[profile.structure](
+            *arrays, profile.value_range
+        )
+    except EvaluationError as error:
+        values[profile.structure_key] = math.nan
+        notes.append(str(error))
+    notes += _error_notes(predicted, inside, values[profile.mae_key])
+    name = WHOLE_VOLUME if mask is None else mask.name
+    return CaseResult(case, values, profile, name, tuple(notes))
+
+
+def evaluate_files(
+    files: CaseFiles, profile: Profile, *, resample_prediction: bool = False
+) -> CaseResult:
+    """Read the images of one case and compare them, as `evaluate_pair`.
+
+    Raises:
+        ImageReadError: If a file is missing or damaged.
+        GeometryError: As for `evaluate_pair`.
+        EvaluationError: As for `evaluate_pair`.
+    """
+    return evaluate_pair(
+        read_volume(files.prediction),
+        read_volume(files.reference),
+        read_volume(files.mask) if files.mask else None,
+        profile,
+        case=files.case,
+        resample_prediction=resample_prediction,
+    )
+
+
+def evaluate_folders(
+    prediction: Path,
+    reference: Path,
+    profile: Profile,
+    *,
+    masks: Path | None = None,
+    target_name: str = "ct",
+    mask_name: str = "mask",
+    resample_prediction: bool = False,
+) -> Evaluation:
+    """Compare the cases of two folders; a case that fails does not stop the others.
+
+    Args:
+        prediction: Folder of predictions, see `pair_folders`.
+        reference: Folder of references.
+        profile: The definition of the metrics.
+        masks: Folder of masks, if they don't lie beside the references.
+        target_name: File name, without suffix, of the reference in a case folder.
+        mask_name: File name, without suffix, of the mask in a case folder.
+        resample_prediction: As for `evaluate_pair`.
+
+    Raises:
+        EvaluationError: If the folders have no case in common, or no case could be evaluated.
+        ImageReadError: If a folder does not exist.
+    """
+    pairs, failures = pair_folders(
+        prediction, reference, masks=masks, target_name=target_name, mask_name=mask_name
+    )
+    results = []
+    for number, files in enumerate(pairs, start=1):
+        log.info("%s (%d of %d)", files.case, number, len(pairs))
+        try:
+            results.append(evaluate_files(files, profile, resample_prediction=resample_prediction))
+        except MedP2PError as error:
+            failures[files.case] = str(error)
+    if not results:
+        case, reason = next(iter(failures.items()))
+        raise EvaluationError(
+            f"none of {len(failures)} cases could be evaluated; the first, {case}: {reason}"
+        )
+    return Evaluation(tuple(results), dict(sorted(failures.items())))
+
+
+def evaluate_paths(
+    prediction: Path,
+    reference: Path,
+    profile: Profile,
+    *,
+    mask: Path | None = None,
+    target_name: str = "ct",
+    mask_name: str = "mask",
+    resample_prediction: bool = False,
+) -> Evaluation:
+    """Compare two images, or the cases of two folders (`evaluate_folders`).
+
+    Raises:
+        EvaluationError: If one path is a file and the other a folder.
+        ImageReadError: If a path does not exist.
+        MedP2PError: What `evaluate_files` or `evaluate_folders` raise.
+    """
+    for path in (prediction, reference, *([mask] if mask else [])):
+        if not path.exists():
+            raise ImageReadError(f"{path}: no such file or folder; check the path")
+    if prediction.is_dir() != reference.is_dir():
+        folder, file = sorted((prediction, reference), key=Path.is_file)
+        raise EvaluationError(f"{folder} is a folder and {file} a file; give two of a kind")
+    if prediction.is_dir():
+        return evaluate_folders(
+            prediction,
+            reference,
+            profile,
+            masks=mask,
+            target_name=target_name,
+            mask_name=mask_name,
+            resample_prediction=resample_prediction,
+        )
+    files = CaseFiles(_case_of(prediction), prediction, reference, mask)
+    result = evaluate_files(files, profile, resample_prediction=resample_prediction)
+    return Evaluation((result,), {})
+
+
+def pair_folders(
+    prediction: Path,
+    reference: Path,
+    *,
+    masks: Path | None = None,
+    target_name: str = "ct",
+    mask_name: str = "mask",
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Match the cases of two folders by name.
+
+    A prediction is ``CASE.nii.gz`` (any image format) or the one image in the folder
+    ``CASE/``; among several images the one called `PREDICTION_NAMES` or ``target_name``.
+    A reference is ``CASE/ct.nii.gz``, with ``CASE/mask.nii.gz`` beside it if there is one, or
+    ``CASE.nii.gz``. A mask in a folder of its own is ``CASE/mask.nii.gz`` or ``CASE.nii.gz``.
+    Where some cases have a mask, all must: their mean would mix two definitions.
+
+    Returns:
+        The cases found on both sides, sorted, and for every other case why it is left out.
+
+    Raises:
+        ImageReadError: If a folder does not exist.
+        EvaluationError: If there is no case in common.
+    """
+    failures: dict[str, str] = {}
+    predictions = _images_by_case(prediction, (*PREDICTION_NAMES, target_name), failures, True)
+    references = _images_by_case(reference, (target_name,), failures, False)
+    common = sorted((predictions.keys() & references.keys()) - failures.keys())
+    for case in (predictions.keys() - references.keys()) - failures.keys():
+        failures[case] = f"{predictions[case]}: no reference for this case in {reference}"
+    for case in (references.keys() - predictions.keys()) - failures.keys():
+        failures[case] = f"{references[case]}: no prediction for this case in {prediction}"
+    if not common:
+        raise EvaluationError(
+            f"no case in common: {prediction} has {_listed(predictions)}, {reference} has "
+            f"{_listed(references)}; name the predictions after their cases"
+        )
+    mask_of = _masks_by_case(common, references, masks, mask_name, failures)
+    if any(mask_of.values()):
+        for case in [case for case in common if case not in failures and not mask_of[case]]:
+            failures[case] = f"{references[case]}: no mask for this case, while others have one"
+    pairs = [
+        CaseFiles(case, predictions[case], references[case], mask_of[case])
+        for case in common
+        if case not in failures
+    ]
+    return pairs, failures
+
+
+def summarize(results: Sequence[CaseResult]) -> dict[str, Summary]:
+    """Return mean, standard deviation and median of every metric over the cases."""
+    return {
+        key: _summary([result.values[key] for result in results])
+        for key in (results[0].values if results else ())
+    }
+
+
+def result_table(evaluation: Evaluation) -> str:
+    """Format one row per case, mean ± standard deviation, median, definition and notes."""
+    results = evaluation.results
+    columns = _columns(results[0].profile, tissue_bias=True)
+    rows = [["case", *(header for _, header, _ in columns)]]
+    for result in results:
+        rows.append([result.case, *(_number(result.values[key], n) for key, _, n in columns)])
+    if len(results) > 1:
+        summaries = summarize(results)
+        rows.append(["mean ± sd", *(_mean_and_sd(summaries[key], n) for key, _, n in columns)])
+        rows.append(["median", *(_number(summaries[key].median, n) for key, _, n in columns)])
+    lines = [_aligned(rows), "", _definition(results)]
+    lines += [f"note: {result.case}: {note}" for result in results for note in result.notes]
+    return "\n".join(lines)
+
+
+def comparison_table(results: Mapping[str, Sequence[CaseResult]]) -> str:
+    """Format one row per method: mean ± standard deviation over its cases.
+
+    Args:
+        results: Cases by the name of the method that predicted them, such as
+            ``{"pix2pix": [...], "one CT number": [...]}``; the same cases for each.
+
+    Returns:
+        A table that is also Markdown, and the definition of its numbers under it.
+
+    Raises:
+        ValueError: If a method has no case, or cases or profiles differ between methods.
+    """
+    every = [result for cases in results.values() for result in cases]
+    if not every or not all(results.values()):
+        raise ValueError("every method of a comparison needs at least one case")
+    if len({result.profile for result in every}) > 1:
+        raise ValueError("methods are compared under one profile")
+    if len({tuple(sorted(r.case for r in cases)) for cases in results.values()}) > 1:
+        raise ValueError("methods are compared on the same cases")
+    columns = _columns(every[0].profile, tissue_bias=False)
+    rows = [["method", *(header for _, header, _ in columns)]]
+    for method, cases in results.items():
+        summaries = summarize(cases)
+        rows.append([method, *(_mean_and_sd(summaries[key], n) for key, _, n in columns)])
+    return "\n".join([_aligned(rows), "", _definition(next(iter(results.values())))])
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as plain dicts for JSON; NaN and infinity become None."""
+    profile = evaluation.results[0].profile
+    return {
+        "profile": {
+            "name": profile.name,
+            "range": list(profile.value_range),
+            "units": profile.units,
+            "structure": profile.structure_key,
+        },
+        "cases": [
+            {
+                "case": result.case,
+                "mask": result.mask,
+                "values": {key: _finite_or_none(value) for key, value in result.values.items()},
+                "notes": list(result.notes),
+            }
+            for result in evaluation.results
+        ],
+        "failures": dict(evaluation.failures),
+        "summary": {
+            key: {
+                "mean": _finite_or_none(summary.mean),
+                "sd": _finite_or_none(summary.sd),
+                "median": _finite_or_none(summary.median),
+                "count": summary.count,
+            }
+            for key, summary in summarize(evaluation.results).items()
+        },
+    }
+
+
+def write_json(path: Path, evaluation: Evaluation, *, overwrite: bool = False) -> None:
+    """Write `as_json` to a file.
+
+    Raises:
+        OutputError: If it exists and ``overwrite`` is false, or cannot be written.
+    """
+    text = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n", overwrite=overwrite)
+
+
+def write_csv(path: Path, evaluation: Evaluation, *, overwrite: bool = False) -> None:
+    """Write one line per case with its definition: profile, range, mask, values, notes, error.
+
+    A value that does not exist is an empty field. Values have all their digits.
+
+    Raises:
+        OutputError: If it exists and ``overwrite`` is false, or cannot be written.
+    """
+    profile = evaluation.results[0].profile
+    keys = list(evaluation.results[0].values)
+    definition = [profile.name, *profile.value_range]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["case", "profile", "range_low", "range_high", "mask", *keys, "notes", "error"])
+    for result in evaluation.results:
+        values = ["" if math.isnan(result.values[key]) else result.values[key] for key in keys]
+        notes = "; ".join(result.notes)
+        table.writerow([result.case, *definition, result.mask, *values, notes, ""])
+    for case, reason in evaluation.failures.items():
+        table.writerow([case, *definition, "", *[""] * len(keys), "", reason])
+    write_text(path, text.getvalue(), overwrite=overwrite)
+
+
+def _on_grid(volume: Volume, reference: Volume) -> NDArray[Any] | None:
+    """Return the voxels in the reference's order of axes, or None if the grids differ."""
+    aligned = reorient(volume, reference.orientation)
+    return None if aligned.grid.difference(reference.grid) else aligned.array
+
+
+def _mask_voxels(mask: Volume, reference: Volume) -> NDArray[Any]:
+    voxels = _on_grid(mask, reference)
+    if voxels is None:
+        raise _other_grid("mask", mask, reference, "resample the mask")
+    return voxels
+
+
+def _other_grid(role: str, volume: Volume, reference: Volume, remedy: str) -> GeometryError:
+    aligned = reorient(volume, reference.orientation)
+    difference = aligned.grid.difference(reference.grid)
+    return GeometryError(
+        f"{volume.name}: the {role} is not on the grid of {reference.name}: {difference}; {remedy}"
+    )
+
+
+def _resampled(
+    prediction: Volume, reference: Volume, inside: NDArray[Any] | None, profile: Profile
+) -> tuple[NDArray[Any], str]:
+    """Interpolate the prediction onto the reference's grid, and say so."""
+    extent = prediction.with_array(np.ones(prediction.shape, np.uint8))
+    within = resample(extent, reference.grid, outside=0, nearest=True)
+    covered = float(np.mean(within if inside is None else within[inside > 0]))
+    if covered == 0:
+        raise GeometryError(
+            f"{prediction.name}: lies apart from what is compared in {reference.name}; "
+            "check that both belong to one case"
+        )
+    array = resample(prediction, reference.grid, outside=profile.value_range[0])
+    note = "prediction resampled linearly onto the reference's grid"
+    if covered < 1:
+        note += (
+            f"; {100 * (1 - covered):.2g} % of the compared voxels lie outside it and count as "
+            f"{profile.value_range[0]:g}"
+        )
+    return array, note
+
+
+def _value_notes(role: str, volume: Volume, profile: Profile) -> list[str]:
+    """Say if the values of a whole image are not what CT numbers look like."""
+    if profile.units != "HU":
+        return []
+    low, high = float(volume.array.min()), float(volume.array.max())
+    if low <= CT_AIR_HU:
+        return []
+    kind = ", an 8-bit picture" if volume.array.dtype == np.uint8 else ""
+    return [f"{role}: values {low:g} to {high:g} do not look like HU (air is near -1000){kind}"]
+
+
+def _error_notes(
+    predicted: NDArray[Any], inside: NDArray[Any] | None, mean_absolute_error: float
+) -> list[str]:
+    values = predicted if inside is None else predicted[inside > 0]
+    notes = []
+    if values.min() == values.max():
+        notes.append(f"prediction: the constant {float(values.min()):g} inside the mask")
+    if mean_absolute_error == 0:
+        notes.append("prediction and reference are identical inside the mask: the same image?")
+    return notes
+
+
+def _case_of(path: Path) -> str:
+    return path.name[: len(path.name) - len(image_suffix(path))]
+
+
+def _images_by_case(
+    folder: Path, names: tuple[str, ...], failures: dict[str, str], any_single: bool
+) -> dict[str, Path]:
+    """Find one image per case: files named after it, or images in a folder named after it.
+
+    Args:
+        folder: Where to look.
+        names: Names, without suffix, of the image wanted in a case folder.
+        failures: Receives the cases with no image or more than one.
+        any_single: Whether the only image of a case folder may have any name.
+    """
+    if not folder.is_dir():
+        raise ImageReadError(f"{folder}: no such folder; check the path")
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            images = _images_in(entry, names, any_single)
+            if images or any(map(is_image, entry.iterdir())):
+                found.setdefault(entry.name, []).extend(images)
+        elif is_image(entry):
+            found.setdefault(_case_of(entry), []).append(entry)
+    for case, images in found.items():
+        if len(images) > 1:
+            listed = ", ".join(str(path.relative_to(folder)) for path in images)
+            failures[case] = f"{folder}: several images for one case: {listed}; leave one"
+        elif not images:
+            failures[case] = f"{folder / case}: no image called {' or '.join(names)}; name it so"
+    return {case: images[0] for case, images in found.items() if images}
+
+
+def _images_in(folder: Path, names: tuple[str, ...], any_single: bool) -> list[Path]:
+    images = [path for path in sorted(folder.iterdir()) if is_image(path)]
+    named = [path for path in images if _case_of(path) in names]
+    if not named and any_single and len(images) == 1:
+        return images
+    return named
+
+
+def _masks_by_case(
+    cases: Iterable[str],
+    references: Mapping[str, Path],
+    masks: Path | None,
+    mask_name: str,
+    failures: dict[str, str],
+) -> dict[str, Path | None]:
+    """Find each case's mask in the folder of masks, or beside a reference in a case folder."""
+    if masks is not None:
+        given = _images_by_case(masks, (mask_name,), {}, True)
+        for case in cases:
+            if case not in given:
+                failures[case] = f"{masks}: no mask for case {case}"
+        return {case: given.get(case) for case in cases}
+    found: dict[str, Path | None] = {}
+    for case in cases:
+        folder = references[case].parent
+        beside = _images_in(folder, (mask_name,), False) if folder.name == case else []
+        if len(beside) > 1:
+            failures[case] = f"{folder}: several masks: {', '.join(p.name for p in beside)}"
+        found[case] = beside[0] if beside else None
+    return found
+
+
+def _listed(cases: Mapping[str, Path], limit: int = 4) -> str:
+    names = sorted(cases)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) + more) or "none"
+
+
+def _summary(values: Sequence[float]) -> Summary:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return Summary(math.nan, math.nan, math.nan, 0)
+    finite = all(map(math.isfinite, known))
+    sd = float(np.std(known, ddof=1)) if finite and len(known) > 1 else math.nan
+    return Summary(sum(known) / len(known), sd, float(np.median(known)), len(known))
+
+
+def _columns(profile: Profile, *, tissue_bias: bool) -> list[tuple[str, str, int]]:
+    """Return key, heading and number of decimals of the columns of a table."""
+    units = f" ({profile.units})" if profile.units else ""
+    structure = profile.structure.upper().replace("_", "-")
+    columns = [
+        (profile.mae_key, f"MAE{units}", 1),
+        (profile.bias_key, f"bias{units}", 1),
+        ("psnr_db", "PSNR (dB)", 2),
+        (profile.structure_key, f"{structure} {profile.name}", 4),
+    ]
+    if profile.units != "HU":
+        return columns
+    columns += [(f"mae_{tissue}_hu", f"MAE {tissue}", 1) for tissue in TISSUES_HU]
+    if tissue_bias:
+        columns += [(f"bias_{tissue}_hu", f"bias {tissue}", 1) for tissue in TISSUES_HU]
+    return columns
+
+
+def _definition(results: Sequence[CaseResult]) -> str:
+    """Say in one line how the numbers of a table are defined."""
+    profile = results[0].profile
+    masks = sorted({Path(result.mask).name for result in results})
+    tissues = ""
+    if profile.units == "HU":
+        low, high = TISSUES_HU["soft"]
+        tissues = f"; tissues by the reference: air < {low:g}, soft, bone > {high:g} HU"
+    over = f"; mean ± sd (n - 1) over {len(results)} cases" if len(results) > 1 else ""
+    return f"{profile.description}; mask: {_shortened(masks)}{tissues}{over}"
+
+
+def _shortened(names: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _number(value: float, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _mean_and_sd(summary: Summary, decimals: int) -> str:
+    text = _number(summary.mean, decimals)
+    return text if math.isnan(summary.sd) else f"{text} ± {summary.sd:.{decimals}f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Align the columns of a Markdown table; the first row is its heading."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for row in [rows[0], rules, *rows[1:]]:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,84 @@
+"""Rules about affines that every image format shares."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
+
+from medp2p.errors import GeometryError
+from medp2p.volume import Volume
+
+MAX_SHEAR_DEGREES = 0.5
+"""Axes further from perpendicular than this are refused: most software ignores shear."""
+
+MAX_LENGTH_MM = 1e9
+"""No scan is larger or further away; a text header that says so is damaged."""
+
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""ITK, DICOM and MetaImage count x to the left and y to the back; its own inverse."""
+
+
+def shear_degrees(affine: NDArray[np.float64]) -> float:
+    """Return how far the worst pair of axes is from perpendicular."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = [abs(float(axes[:, a] @ axes[:, b])) for a, b in combinations(range(3), 2)]
+    return float(np.degrees(np.arcsin(min(1.0, max(cosines)))))
+
+
+def refuse_sheared(volume: Volume) -> None:
+    """Raise GeometryError if the axes are more than `MAX_SHEAR_DEGREES` off perpendicular."""
+    shear = shear_degrees(volume.affine)
+    if shear > MAX_SHEAR_DEGREES:
+        raise GeometryError(
+            f"{volume.name}: the axes are {shear:.2f} degrees off perpendicular, expected at most "
+            f"{MAX_SHEAR_DEGREES}; resample it: medp2p convert {volume.name} OUT --resample"
+        )
+
+
+def resample_orthogonal(volume: Volume) -> Volume:
+    """Regrid a sheared volume onto perpendicular axes.
+
+    The first axis stays, the second is turned in its plane, the third becomes the plane's
+    normal, so that slices stay slices (a tilted CT gantry). Spacing is the distance between
+    neighbouring rows and slices. The new grid covers every old voxel centre. Linear
+    interpolation (nearest for masks); outside lies the volume's minimum.
+
+    Returns:
+        A volume of the same dtype; integers are rounded to nearest.
+    """
+    directions, upper = np.linalg.qr(volume.affine[:3, :3])
+    signs = np.where(np.diag(upper) < 0, -1.0, 1.0)
+    directions = directions * signs
+    spacing = np.abs(np.diag(upper))
+    corners = volume.grid.corners_mm @ directions
+    first = corners.min(axis=0)
+    last = corners.max(axis=0)
+    shape = tuple(int(n) for n in np.ceil((last - first) / spacing - 1e-6).astype(int) + 1)
+    affine = np.eye(4)
+    affine[:3, :3] = directions * spacing
+    affine[:3, 3] = directions @ first
+    to_old = np.linalg.inv(volume.affine) @ affine
+    wide = volume.array.dtype.itemsize > 2
+    array = affine_transform(
+        volume.array,
+        to_old[:3, :3],
+        to_old[:3, 3],
+        output_shape=shape,
+        output=np.float64 if wide else np.float32,
+        order=0 if volume.modality == "MASK" else 1,
+        mode="constant",
+        cval=float(volume.array.min()),
+    )
+    if volume.array.dtype.kind in "iu":
+        array = np.rint(array)
+    return Volume(
+        array.astype(volume.array.dtype),
+        affine,
+        modality=volume.modality,
+        units=volume.units,
+        path=volume.path,
+        nifti_code=volume.nifti_code,
+    )

@@ -1,0 +1,249 @@
+"""The list of cases of a data set: who has which images, and in which split.
+
+On disk a CSV with one row per case: ``case, patient, split, source_<name> …, target, mask``.
+Paths are relative to the CSV's folder or absolute; an empty mask is made from the source.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from medp2p.config import DataSettings
+from medp2p.errors import ManifestError
+from medp2p.files import write_text
+
+Split = Literal["train", "validation", "test"]
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair of images of one patient.
+
+    Attributes:
+        name: Unique in the data set; names the outputs.
+        patient: Cases of one patient share a split.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+        sources: Path of each source contrast by name, in channel order.
+        target: Path of the wanted image.
+        mask: Path of the body mask, or None.
+    """
+
+    name: str
+    patient: str
+    split: Split
+    sources: dict[str, Path]
+    target: Path
+    mask: Path | None
+
+
+def load_cases(data: Path, settings: DataSettings) -> list[Case]:
+    """Read a manifest (``.csv``), or scan a folder of case folders.
+
+    Raises:
+        ManifestError: As `read_manifest` and `scan_case_folders`.
+    """
+    if data.suffix.lower() == ".csv":
+        return read_manifest(data)
+    return scan_case_folders(data, settings)
+
+
+def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
+    """List the cases of a folder that holds one folder per case.
+
+    Files are found by name without suffix (``mr.nii.gz``, ``ct.mha``, …), as in the SynthRAD
+    challenges. Folders at any depth count, so ``brain/1BA001/mr.nii.gz`` is found too; the
+    case is named by its own folder.
+
+    Raises:
+        ManifestError: If there is no case, a case lacks an image, two cases share a name, or
+            an image is there in two formats.
+    """
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{folder}: not a folder; expected a folder of case folders or a manifest (.csv)"
+        )
+    wanted = (*settings.sources, settings.target)
+    found = {p.parent for name in wanted for p in folder.rglob(f"{name}.*") if _is_image(p)}
+    if not found:
+        raise ManifestError(
+            f"{folder}: no case found; expected files like CASE/{wanted[0]}.nii.gz and "
+            f"CASE/{wanted[-1]}.nii.gz (set data.sources and data.target for other names)"
+        )
+    folders = sorted(found)
+    names = [case.name for case in folders]
+    patients = [_patient_of(name, settings.patient_pattern) for name in names]
+    splits = split_patients(patients, settings)
+    cases = [
+        Case(
+            name=case.name,
+            patient=patient,
+            split=splits[patient],
+            sources={name: _find_image(case, name) for name in settings.sources},
+            target=_find_image(case, settings.target),
+            mask=_find_mask(case, settings.mask),
+        )
+        for case, patient in zip(folders, patients, strict=True)
+    ]
+    check_cases(cases, folder)
+    return cases
+
+
+def split_patients(patients: Sequence[str], settings: DataSettings) -> dict[str, Split]:
+    """Assign patients to splits at random, reproducibly by ``settings.split_seed``.
+
+    With three patients or more, a split of non-zero fraction gets at least one.
+    """
+    unique = sorted(set(patients))
+    order = [unique[i] for i in np.random.default_rng(settings.split_seed).permutation(len(unique))]
+    counts = [
+        max(round(fraction * len(order)), 1 if fraction > 0 and len(order) >= 3 else 0)
+        for fraction in (settings.test_fraction, settings.validation_fraction)
+    ]
+    test, validation = counts[0], counts[0] + counts[1]
+    return {
+        patient: "test" if i < test else "validation" if i < validation else "train"
+        for i, patient in enumerate(order)
+    }
+
+
+def read_manifest(path: Path) -> list[Case]:
+    """Read a manifest.
+
+    Raises:
+        ManifestError: If a column or file is missing, a split is unknown, a case is there
+            twice, or a patient is in two splits.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file; make one with `medp2p manifest`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read as a CSV file: {error}") from error
+    reader = csv.DictReader(io.StringIO(text))
+    columns = list(reader.fieldnames or [])
+    sources = [column for column in columns if column.startswith("source_")]
+    missing = {"case", "split", "target"} - set(columns)
+    if missing or not sources:
+        lacking = ", ".join(sorted(missing) or ["source_<name>"])
+        raise ManifestError(
+            f"{path}: the column {lacking} is missing, found {', '.join(columns) or 'none'}; "
+            "expected case, patient, split, source_<name>, target, mask"
+        )
+    cases = [_case_of_row(row, sources, path) for row in reader]
+    check_cases(cases, path)
+    return cases
+
+
+def write_manifest(path: Path, cases: Sequence[Case], *, overwrite: bool = False) -> None:
+    """Write a manifest with absolute paths.
+
+    Raises:
+        OutputError: If it exists already or cannot be written.
+    """
+    text = io.StringIO()
+    sources = list(cases[0].sources)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["case", "patient", "split", *(f"source_{name}" for name in sources), "target", "mask"]
+    )
+    for case in cases:
+        images = [*case.sources.values(), case.target]
+        mask = case.mask.resolve() if case.mask else ""
+        writer.writerow([case.name, case.patient, case.split, *(p.resolve() for p in images), mask])
+    write_text(path, text.getvalue(), overwrite=overwrite)
+
+
+def check_cases(cases: Sequence[Case], where: Path) -> None:
+    """Refuse a data set that does not hang together.
+
+    Raises:
+        ManifestError: If it is empty, a case is there twice, a patient is in two splits, or a
+            file does not exist.
+    """
+    if not cases:
+        raise ManifestError(f"{where}: no cases; expected one row or folder per case")
+    twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
+    if twice:
+        raise ManifestError(f"{where}: case {twice[0]} is there twice; give each its own name")
+    splits: dict[str, Case] = {}
+    for case in cases:
+        first = splits.setdefault(case.patient, case)
+        if first.split != case.split:
+            raise ManifestError(
+                f"{where}: patient {case.patient} is in two splits (case {first.name} in "
+                f"{first.split}, case {case.name} in {case.split}); put all cases of a patient "
+                "into one split"
+            )
+    for case in cases:
+        for file in (*case.sources.values(), case.target, case.mask):
+            if file is not None and not file.is_file():
+                raise ManifestError(f"{where}: case {case.name}: {file} does not exist")
+
+
+def _case_of_row(row: dict[str, str], sources: Sequence[str], path: Path) -> Case:
+    name = (row["case"] or "").strip()
+    split = (row["split"] or "").strip()
+    if not name or "/" in name or "\\" in name:
+        raise ManifestError(f"{path}: {name!r} is no case name; expected a plain name")
+    if split not in get_args(Split):
+        raise ManifestError(
+            f"{path}: case {name}: split {split!r}; expected {', '.join(get_args(Split))}"
+        )
+    for column in (*sources, "target"):
+        if not row[column]:
+            raise ManifestError(f"{path}: case {name}: the column {column} is empty")
+    mask = row.get("mask")
+    return Case(
+        name=name,
+        patient=row.get("patient") or name,
+        split=split,  # type: ignore[arg-type]
+        sources={c.removeprefix("source_"): path.parent / row[c] for c in sources},
+        target=path.parent / row["target"],
+        mask=path.parent / mask if mask else None,
+    )
+
+
+def _patient_of(case: str, pattern: str | None) -> str:
+    if pattern is None:
+        return case
+    match = re.search(pattern, case)
+    if not match or not match.groups():
+        raise ManifestError(
+            f"case {case}: data.patient_pattern {pattern!r} finds no patient in the name; "
+            "expected a pattern with one group that matches every case"
+        )
+    return match.group(1)
+
+
+def _find_image(folder: Path, name: str) -> Path:
+    files = [folder / f"{name}{s}" for s in IMAGE_SUFFIXES if (folder / f"{name}{s}").is_file()]
+    if not files:
+        raise ManifestError(
+            f"{folder}: no {name} image; expected {name}.nii.gz (or {', '.join(IMAGE_SUFFIXES)})"
+        )
+    if len(files) > 1:
+        raise ManifestError(
+            f"{folder}: {files[0].name} and {files[1].name}; keep one of them in the case folder"
+        )
+    return files[0]
+
+
+def _find_mask(folder: Path, name: str | None) -> Path | None:
+    if name is None or not any((folder / f"{name}{s}").is_file() for s in IMAGE_SUFFIXES):
+        return None
+    return _find_image(folder, name)
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.endswith(IMAGE_SUFFIXES) and path.is_file()

@@ -1,0 +1,600 @@
+"""The one training loop.
+
+Every random number of a step comes from the run's seed, the epoch, the step and the process,
+so that a run that was killed anywhere and resumed from its last saved state ends, on the
+same CPU, with the very weights of one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medp2p.augmentation import augment
+from medp2p.checkpoint import (
+    ModelCard,
+    library_versions,
+    load_model,
+    load_state,
+    load_weights,
+    save_model,
+    save_state,
+)
+from medp2p.config import Config, config_yaml, validate_config
+from medp2p.dataset import PreparedCase, PreparedData, SliceBatches
+from medp2p.errors import CheckpointError, ConfigError, TrainingError
+from medp2p.files import output_errors, refuse_existing, write_text
+from medp2p.inference import choose_device, predict_volume, resolve_precision
+from medp2p.methods import build_method
+from medp2p.methods.base import Method, learning_rate_factor
+from medp2p.metrics import masked_mae
+from medp2p.preprocessing import decode, from_unit
+
+MODEL_FILE = "model.safetensors"
+STATE_FILE = "state.pt"
+CONFIG_FILE = "config.yaml"
+LOG_FILE = "log.csv"
+
+DEVICE_MEMORY_SHARE = 0.5
+"""Prepared voxels move to the device if they take less than this share of its free memory."""
+
+STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 50}
+"""Losses are looked at this often: looking waits for the device."""
+
+FINGERPRINT_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the training state.
+
+    Attributes:
+        epoch: Epochs finished.
+        step: Steps finished of the epoch under way.
+        sums: Loss sums of the epoch under way, by name.
+        best_mae: Lowest validation MAE so far.
+        validations_since_best: For early stopping.
+        metrics: Validation metrics of the saved model.
+        model_epoch: Epoch that the saved model comes from.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    best_mae: float = math.inf
+    validations_since_best: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    model_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        model: The model file of the best validation, or of the end where there is none.
+        epochs: Epochs finished.
+        interrupted: Whether a signal ended it; ``--resume`` goes on.
+        metrics: Validation metrics of the model.
+    """
+
+    model: Path
+    epochs: int
+    interrupted: bool
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress display is told after a step.
+
+    Attributes:
+        epoch: The epoch under way, from 1.
+        epochs: In all.
+        images: Slices trained on since the last report.
+        images_done: Of the whole run.
+        images_in_all: Of the whole run.
+        losses: Mean losses of the epoch so far, by name.
+    """
+
+    epoch: int
+    epochs: int
+    images: int
+    images_done: int
+    images_in_all: int
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a display is told after an epoch: mean losses and, when validated, metrics."""
+
+    epoch: int
+    losses: Mapping[str, float]
+    metrics: Mapping[str, float]
+    images_per_second: float
+
+
+class Display:
+    """What watches a run; this one is silent."""
+
+    def step(self, report: StepReport) -> None:
+        """Called after steps whose losses were looked at."""
+
+    def epoch(self, report: EpochReport) -> None:
+        """Called after an epoch."""
+
+
+def train(
+    prepared: Path,
+    output: Path,
+    config: Config | None,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    device: str = "auto",
+    processes: int = 1,
+    display: Display | None = None,
+) -> TrainingResult:
+    """Train a model on a prepared folder.
+
+    Args:
+        prepared: From `medp2p.preparation.prepare`.
+        output: Folder for ``model.safetensors``, ``state.pt``, ``config.yaml``, ``log.csv``,
+            ``samples/`` and ``tensorboard/``.
+        config: The settings; None when resuming, where the run's own are used.
+        resume: Go on from the state in ``output``.
+        init: A model file whose weights the generator starts from (fine-tuning).
+        device: As for `medp2p.inference.make_translator`.
+        processes: Devices to train on, or CPU processes; under torchrun or SLURM leave 1.
+        display: Told of progress.
+
+    Raises:
+        TrainingError: If a loss is not finite, or memory runs out.
+        OutputError: If ``output`` holds a run already, or cannot be written.
+        PreparedDataError: If the prepared folder does not fit the settings.
+        CheckpointError: If the state or ``init`` cannot be used.
+    """
+    state = load_state(output / STATE_FILE) if resume else None
+    config = _settle_config(config, state, output)
+    if state is None:
+        refuse_existing(output / STATE_FILE, overwrite=False)
+        refuse_existing(output / MODEL_FILE, overwrite=False)
+    data = PreparedData(prepared)
+    data.check_preprocessing(config.preprocessing)
+    fabric = _make_fabric(device, config, processes)
+    with _device_memory_errors(config), output_errors(output):
+        run = TrainingRun(data, output, config, fabric, display or Display())
+        run.begin(state, init)
+        return run.go()
+
+
+class TrainingRun:
+    """One run in one process."""
+
+    def __init__(
+        self, data: PreparedData, output: Path, config: Config, fabric: Fabric, display: Display
+    ) -> None:
+        self.data = data
+        self.output = output
+        self.config = config
+        self.fabric = fabric
+        self.display = display
+        self.progress = Progress()
+        self.total_epochs = config.training.epochs + config.training.decay_epochs
+        torch.manual_seed(config.training.seed)
+        self.method = self._build_method()
+        self.batches = SliceBatches(
+            data, data.split("train"), config.slices, fabric.device, _memory_for_data(fabric)
+        )
+        self.steps = self._steps_per_epoch()
+        self.validation = data.split("validation")
+
+    def begin(self, state: Mapping[str, Any] | None, init: Path | None) -> None:
+        """Take up a saved state or the weights of another model."""
+        if init is not None:
+            weights = load_model(init).generator.state_dict()
+            load_weights(self.method.networks["generator"], weights, init)
+        self.method.setup(self.fabric)
+        if state is not None:
+            self.method.load_state_dict(state["method"])
+            self.progress = Progress(**state["progress"])
+        elif self.fabric.is_global_zero:
+            self.output.mkdir(parents=True, exist_ok=True)
+            write_text(self.output / CONFIG_FILE, config_yaml(self.config), overwrite=True)
+        self._truncate_log()
+
+    def go(self) -> TrainingResult:
+        """Train to the end, or until a signal or early stopping."""
+        with _stop_signals() as stop:
+            while self.progress.epoch < self.total_epochs and not self._out_of_patience():
+                if not self._train_epoch(stop):
+                    self._save_state()
+                    return self._result(interrupted=True)
+                self._finish_epoch()
+        return self._result(interrupted=False)
+
+    def _train_epoch(self, stop: StopRequest) -> bool:
+        """Train one epoch, or its rest; return False if a signal asked to stop."""
+        training, progress = self.config.training, self.progress
+        factor = learning_rate_factor(progress.epoch, training.epochs, training.decay_epochs)
+        self.method.set_learning_rate_factor(factor)
+        order = self._epoch_order()
+        every = STEPS_BETWEEN_CHECKS.get(self.fabric.device.type, 1)
+        window: list[dict[str, Tensor]] = []
+        self._began, self._images = time.perf_counter(), 0
+        while progress.step < self.steps:
+            window.append(self._train_step(order))
+            progress.step += 1
+            if len(window) < every and progress.step < self.steps:
+                continue
+            self._look_at(window)
+            window = []
+            if self._anyone(stop.requested):
+                return False
+        return True
+
+    def _train_step(self, order: Sequence[int]) -> dict[str, Tensor]:
+        size, rank = self.config.training.batch_size, self.fabric.global_rank
+        progress = self.progress
+        seed = _seed(self.config.training.seed, progress.epoch, progress.step, rank)
+        torch.manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
+        first = (progress.step * self.fabric.world_size + rank) * size
+        batch = self.batches.gather(order[first : first + size], generator)
+        batch = augment(batch, self.config.augmentation, generator)
+        return self.method.training_step(batch)
+
+    def _look_at(self, window: Sequence[Mapping[str, Tensor]]) -> None:
+        """Bring the window's losses to the host, refuse NaN, add them up and report."""
+        names = list(window[0])
+        values = torch.stack([torch.stack([losses[n].float() for n in names]) for losses in window])
+        rows = values.cpu().tolist()
+        progress = self.progress
+        for number, row in enumerate(rows):
+            for name, value in zip(names, row, strict=True):
+                if not math.isfinite(value):
+                    step = progress.step - len(rows) + number + 1
+                    raise TrainingError(
+                        f"the loss {name} is {value} at epoch {progress.epoch + 1}, step {step}; "
+                        "lower method.learning_rate, or train with training.precision=fp32, and "
+                        "--resume from the last saved state"
+                    )
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+        per_step = self.config.training.batch_size * self.fabric.world_size
+        images = len(window) * per_step
+        self._images += images
+        self.display.step(
+            StepReport(
+                epoch=progress.epoch + 1,
+                epochs=self.total_epochs,
+                images=images,
+                images_done=(progress.epoch * self.steps + progress.step) * per_step,
+                images_in_all=self.total_epochs * self.steps * per_step,
+                losses=self._mean_losses(),
+            )
+        )
+
+    def _finish_epoch(self) -> None:
+        progress, training = self.progress, self.config.training
+        losses = self._mean_losses()
+        rate = self._images / max(time.perf_counter() - self._began, 1e-9)
+        progress.epoch += 1
+        progress.step, progress.sums = 0, {}
+        last = progress.epoch == self.total_epochs
+        metrics: dict[str, float] = {}
+        if progress.epoch % training.validate_every == 0 or last:
+            metrics = self._validate()
+            self._keep_if_best(metrics)
+        if progress.epoch % training.save_every == 0 or last or self._out_of_patience():
+            self._save_state()
+        if self.fabric.is_global_zero:
+            self._write_log(losses, metrics)
+        self.display.epoch(EpochReport(progress.epoch, losses, metrics, rate))
+
+    def _validate(self) -> dict[str, float]:
+        """Translate whole validation volumes; mean metrics over them, the same everywhere."""
+        if not self.validation:
+            return {}
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        mine = [self._validate_case(case) for case in self.validation[rank::world]]
+        total = torch.tensor([sum(mine), len(mine)], dtype=torch.float64, device="cpu")
+        summed: Any = self.fabric.all_reduce(total.to(self.fabric.device), reduce_op="sum")
+        mae = float(summed[0] / summed[1])
+        if self.fabric.is_global_zero:
+            self._write_sample(self.validation[0])
+        return {"mae": mae}
+
+    def _validate_case(self, case: PreparedCase) -> float:
+        prediction, target = self._predict(case)
+        return masked_mae(prediction, target, self.data.mask(case) > 0)
+
+    def _predict(self, case: PreparedCase) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Prediction and target of one case on its training grid, in HU or MR units."""
+        unit = predict_volume(
+            self.method.translate,
+            decode(self.data.source(case)),
+            self.config.slices,
+            self.fabric.device,
+            self.config.training.batch_size,
+        )
+        low, high = case.target_range
+        prediction = np.clip(from_unit(unit, case.target_range), low, high)
+        return prediction, from_unit(decode(self.data.target(case)), case.target_range)
+
+    def _keep_if_best(self, metrics: Mapping[str, float]) -> None:
+        progress = self.progress
+        mae = metrics.get("mae", -math.inf)
+        if mae >= progress.best_mae:
+            progress.validations_since_best += 1
+            return
+        if metrics:
+            progress.best_mae, progress.validations_since_best = mae, 0
+        progress.metrics, progress.model_epoch = dict(metrics), progress.epoch
+        if self.fabric.is_global_zero:
+            save_model(
+                self.output / MODEL_FILE,
+                self.method.generator_state(),
+                self._card(),
+                overwrite=True,
+            )
+
+    def _card(self) -> ModelCard:
+        ranges = np.array([case.target_range for case in self.data.split("train")])
+        low, high = (float(v) for v in np.median(ranges, axis=0))
+        return ModelCard(
+            config=self.config,
+            source_names=tuple(self.data.sources),
+            target_range=(low, high),
+            fingerprint=fingerprint(self.data),
+            metrics={f"validation_{name}": value for name, value in self.progress.metrics.items()},
+            progress={"epoch": self.progress.model_epoch},
+            versions=library_versions(),
+        )
+
+    def _save_state(self) -> None:
+        if self.fabric.is_global_zero:
+            state = {
+                "config": self.config.model_dump(mode="json"),
+                "progress": vars(self.progress),
+                "method": self.method.state_dict(),
+            }
+            save_state(self.output / STATE_FILE, state)
+        self.fabric.barrier()
+
+    def _write_sample(self, case: PreparedCase) -> None:
+        from medp2p.pictures import write_case_picture
+
+        prediction, target = self._predict(case)
+        source = decode(self.data.source(case)[0])
+        path = self.output / "samples" / f"epoch_{self.progress.epoch:04d}.png"
+        write_case_picture(
+            path,
+            source,
+            prediction,
+            target,
+            self.data.mask(case) > 0,
+            spacing_kji=case.grid.spacing_mm[::-1].tolist(),
+            modalities=(
+                self.config.preprocessing.source.modality,
+                self.config.preprocessing.target.modality,
+            ),
+        )
+
+    def _write_log(self, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        row = {"epoch": self.progress.epoch, **losses, "validation_mae": metrics.get("mae", "")}
+        path = self.output / LOG_FILE
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        with SummaryWriter(str(self.output / "tensorboard")) as board:
+            for name, value in losses.items():
+                board.add_scalar(f"loss/{name}", value, self.progress.epoch)
+            for name, value in metrics.items():
+                board.add_scalar(f"validation/{name}", value, self.progress.epoch)
+
+    def _truncate_log(self) -> None:
+        """Drop rows of epochs that will be trained again after a resume."""
+        path = self.output / LOG_FILE
+        if not self.fabric.is_global_zero or not path.exists():
+            return
+        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        kept = [row for row in rows[1:] if row and int(row[0]) <= self.progress.epoch]
+        text = "\n".join(",".join(row) for row in [rows[0], *kept]) + "\n"
+        write_text(path, text, overwrite=True)
+
+    def _build_method(self) -> Method:
+        channels = len(self.data.sources) * self.config.slices.stack
+        return build_method(self.config.method, in_channels=channels, out_channels=1)
+
+    def _steps_per_epoch(self) -> int:
+        training = self.config.training
+        slices = training.slices_per_epoch or len(self.batches.samples)
+        steps = slices // (training.batch_size * self.fabric.world_size)
+        if steps < 1:
+            raise TrainingError(
+                f"{slices} slices to train on are fewer than one batch of {training.batch_size} "
+                f"in {self.fabric.world_size} process(es); lower training.batch_size or add cases"
+            )
+        return steps
+
+    def _epoch_order(self) -> list[int]:
+        """Sample numbers of this epoch in order, the same in every process."""
+        generator = torch.Generator().manual_seed(
+            _seed(self.config.training.seed, self.progress.epoch, -1, 0)
+        )
+        count = self.config.training.slices_per_epoch or len(self.batches.samples)
+        order: list[int] = []
+        while len(order) < count:
+            order += torch.randperm(len(self.batches.samples), generator=generator).tolist()
+        return order[:count]
+
+    def _mean_losses(self) -> dict[str, float]:
+        return {name: total / self.progress.step for name, total in self.progress.sums.items()}
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.training.patience
+        return patience is not None and self.progress.validations_since_best >= patience
+
+    def _anyone(self, flag: bool) -> bool:
+        """Whether any process has the flag set."""
+        if self.fabric.world_size == 1:
+            return flag
+        total: Any = self.fabric.all_reduce(
+            torch.tensor(float(flag), device=self.fabric.device), reduce_op="sum"
+        )
+        return bool(total > 0)
+
+    def _result(self, *, interrupted: bool) -> TrainingResult:
+        return TrainingResult(
+            self.output / MODEL_FILE, self.progress.epoch, interrupted, self.progress.metrics
+        )
+
+
+def fingerprint(data: PreparedData) -> dict[str, Any]:
+    """Say what the training data look like.
+
+    Returns:
+        Number of cases; ranges over cases of the training grid's spacing and of the body's
+        extent in mm (left-right, back-front, feet-head); quantiles of the first source's unit
+        values inside the body, averaged over cases; ranges of the source's own values.
+    """
+    cases = data.split("train")
+    spacing = np.array([case.grid.spacing_mm for case in cases])
+    extent = np.array([_body_extent_mm(data, case) for case in cases])
+    quantiles = [
+        np.quantile(decode(data.source(case)[0][data.mask(case) > 0]), FINGERPRINT_QUANTILES)
+        for case in cases
+    ]
+    source_ranges = np.array([case.source_ranges[0] for case in cases])
+    return {
+        "cases": len(cases),
+        "spacing_mm": [spacing.min(axis=0).tolist(), spacing.max(axis=0).tolist()],
+        "body_extent_mm": [extent.min(axis=0).tolist(), extent.max(axis=0).tolist()],
+        "source_quantiles": dict(
+            zip(map(str, FINGERPRINT_QUANTILES), np.mean(quantiles, axis=0).tolist(), strict=True)
+        ),
+        "source_range": [float(source_ranges.min()), float(source_ranges.max())],
+    }
+
+
+def _body_extent_mm(data: PreparedData, case: PreparedCase) -> NDArray[np.float64]:
+    mask = data.mask(case) > 0
+    lengths = [
+        np.ptp(np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))) + 1
+        for axis in (2, 1, 0)
+    ]
+    return np.array(lengths) * case.grid.spacing_mm
+
+
+@dataclass
+class StopRequest:
+    """Whether a signal has asked the run to stop."""
+
+    requested: bool = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[StopRequest]:
+    """Let SIGINT and SIGTERM ask for a stop after the step under way; a second one insists."""
+    stop = StopRequest()
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.requested = True
+        log.warning("%s: finishing the step and saving", signal.Signals(number).name)
+
+    try:
+        previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: nobody can signal this run
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _device_memory_errors(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        raise TrainingError(
+            "memory ran out; lower training.batch_size (now "
+            f"{config.training.batch_size}), slices.size (now {list(config.slices.size)}) or "
+            f"method.generator.channels (now {config.method.generator.channels})"
+        ) from error
+
+
+def _settle_config(config: Config | None, state: Mapping[str, Any] | None, output: Path) -> Config:
+    if state is not None:
+        if config is not None:
+            raise ConfigError(
+                f"{output}: a resumed run keeps its settings; leave out --preset, --config and "
+                "--set, or start a new run with --init"
+            )
+        try:
+            return validate_config(state["config"], str(output / STATE_FILE))
+        except (KeyError, ConfigError) as error:
+            raise CheckpointError(
+                f"{output / STATE_FILE}: its settings cannot be read: {error}"
+            ) from error
+    if config is None:
+        raise ValueError("training needs settings unless it resumes a run")
+    return config
+
+
+def _make_fabric(device: str, config: Config, processes: int) -> Fabric:
+    place = choose_device(device)
+    precision = resolve_precision(config.training.precision, place)
+    world = max(processes, int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))))
+    fabric = Fabric(
+        accelerator="cuda" if place.type == "cuda" else place.type,
+        devices=[place.index] if place.index is not None else processes,
+        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _memory_for_data(fabric: Fabric) -> float:
+    if fabric.device.type != "cuda":
+        return math.inf
+    free, _ = torch.cuda.mem_get_info(fabric.device)
+    return free * DEVICE_MEMORY_SHARE
+
+
+def _seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """A seed of 63 bits that differs for every step of every process."""
+    sequence = np.random.SeedSequence([seed, epoch, step + 1, rank])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
