@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
+from .progress import progress_bar
 
 EXIT_SOME_FAILED = 3
 
@@ -80,15 +81,17 @@ def evaluate(
     chosen = choose_profile(profile, value_range)
     if csv_path:
         options.refuse_outputs_early([csv_path], overwrite)
-    outcome = evaluation.evaluate_paths(
-        prediction,
-        reference,
-        chosen,
-        mask=mask,
-        target_name=target_name,
-        mask_name=mask_name,
-        resample_prediction=resample,
+    pairs, failures = evaluation.pair_paths(
+        prediction, reference, mask=mask, target_name=target_name, mask_name=mask_name
     )
+    with progress_bar("evaluating", len(pairs), "case") as advance:
+        outcome = evaluation.evaluate_cases(
+            pairs,
+            chosen,
+            failures=failures,
+            resample_prediction=resample,
+            progress=lambda _: advance(),
+        )
     if csv_path:
         evaluation.write_csv(csv_path, outcome, overwrite=overwrite)
     if as_json:

@@ -30,6 +30,8 @@ from medp2p.methods import build_generator
 MODEL_VERSION = 1
 """Raised when a model file of an older medp2p can no longer be read as it is."""
 
+METADATA_KEY = "medp2p"
+
 BatchNorm = Literal["running", "per_batch"]
 
 
@@ -84,9 +86,10 @@ def save_model(
         OutputError: If it exists already or cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    text = json.dumps(card_values(card), sort_keys=True)
-    digest = _hash(tensors, text)
-    metadata = {"format": "medp2p", "version": str(MODEL_VERSION), "card": text, "sha256": digest}
+    description = {"version": MODEL_VERSION, "card": card_values(card)}
+    digest = _hash(tensors, description)
+    # One key: safetensors writes several in an order that differs from run to run.
+    metadata = {METADATA_KEY: json.dumps({**description, "sha256": digest}, sort_keys=True)}
     with atomic_file(path, overwrite=overwrite) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     return digest
@@ -100,9 +103,10 @@ def load_model(path: str | Path) -> Model:
             version.
     """
     path = Path(path)
-    metadata, tensors = _read(path, with_weights=True)
-    card = _card_from_json(path, metadata)
-    if _hash(tensors, metadata["card"]) != metadata["sha256"]:
+    description, tensors = _read(path, with_weights=True)
+    card = _card_of(path, description)
+    digest = description.pop("sha256")
+    if _hash(tensors, description) != digest:
         raise CheckpointError(f"{path}: damaged, its checksum does not match; copy it again")
     generator = build_generator(
         card.config.method,
@@ -110,7 +114,7 @@ def load_model(path: str | Path) -> Model:
         out_channels=1,
     )
     load_weights(generator, tensors, path)
-    return Model(generator.eval(), card, metadata["sha256"])
+    return Model(generator.eval(), card, digest)
 
 
 def read_card(path: str | Path) -> tuple[ModelCard, str]:
@@ -120,8 +124,8 @@ def read_card(path: str | Path) -> tuple[ModelCard, str]:
         CheckpointError: As `load_model`.
     """
     path = Path(path)
-    metadata, _ = _read(path, with_weights=False)
-    return _card_from_json(path, metadata), metadata["sha256"]
+    description, _ = _read(path, with_weights=False)
+    return _card_of(path, description), description["sha256"]
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -175,7 +179,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _read(path: Path, *, with_weights: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path, *, with_weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such model file")
     try:
@@ -185,16 +189,17 @@ def _read(path: Path, *, with_weights: bool) -> tuple[dict[str, str], dict[str, 
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: {_what_it_is(path)}") from error
-    if metadata.get("format") != "medp2p":
+    if METADATA_KEY not in metadata:
         raise CheckpointError(
             f"{path}: a safetensors file, but not of medp2p; expected what `medp2p train` writes"
         )
-    if int(metadata["version"]) > MODEL_VERSION:
+    description = json.loads(metadata[METADATA_KEY])
+    if description["version"] > MODEL_VERSION:
         raise CheckpointError(
-            f"{path}: model format {metadata['version']}, this medp2p reads up to "
+            f"{path}: model format {description['version']}, this medp2p reads up to "
             f"{MODEL_VERSION}; install a newer medp2p"
         )
-    return metadata, tensors
+    return description, tensors
 
 
 def _what_it_is(path: Path) -> str:
@@ -208,8 +213,8 @@ def _what_it_is(path: Path) -> str:
     return "not a model file, or cut off; expected a model.safetensors, copy it again"
 
 
-def _hash(tensors: Mapping[str, Tensor], card: str) -> str:
-    digest = hashlib.sha256(card.encode())
+def _hash(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
@@ -230,9 +235,9 @@ def card_values(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _card_from_json(path: Path, metadata: Mapping[str, str]) -> ModelCard:
+def _card_of(path: Path, description: Mapping[str, Any]) -> ModelCard:
     try:
-        values = json.loads(metadata["card"])
+        values = description["card"]
         low, high = values["target_range"]
         return ModelCard(
             **{

@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,6 @@ from medp2p.io import image_suffix, is_image, read_volume
 from medp2p.metrics import STRUCTURE_METRICS, TISSUES_HU, Profile, voxel_metrics
 from medp2p.preprocessing import CT_AIR_HU, resample
 from medp2p.volume import Volume, reorient
-
-log = logging.getLogger(__name__)
 
 WHOLE_VOLUME = "whole volume"
 """What stands in the place of a mask's name where there is no mask."""
@@ -183,10 +181,10 @@ def evaluate_folders(
     mask_name: str = "mask",
     resample_prediction: bool = False,
 ) -> Evaluation:
-    """Compare the cases of two folders; a case that fails does not stop the others.
+    """Compare the cases of two folders: `pair_folders`, then `evaluate_cases`.
 
     Args:
-        prediction: Folder of predictions, see `pair_folders`.
+        prediction: Folder of predictions.
         reference: Folder of references.
         profile: The definition of the metrics.
         masks: Folder of masks, if they don't lie beside the references.
@@ -201,57 +199,85 @@ def evaluate_folders(
     pairs, failures = pair_folders(
         prediction, reference, masks=masks, target_name=target_name, mask_name=mask_name
     )
-    results = []
-    for number, files in enumerate(pairs, start=1):
-        log.info("%s (%d of %d)", files.case, number, len(pairs))
+    return evaluate_cases(
+        pairs, profile, failures=failures, resample_prediction=resample_prediction
+    )
+
+
+def evaluate_cases(
+    pairs: Sequence[CaseFiles],
+    profile: Profile,
+    *,
+    failures: Mapping[str, str] = MappingProxyType({}),
+    resample_prediction: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Compare several cases; one that fails does not stop the others.
+
+    Args:
+        pairs: The files of each case.
+        profile: The definition of the metrics.
+        failures: Cases that are known to have no result, with the reason; go into the result.
+        resample_prediction: As for `evaluate_pair`.
+        progress: Called with a case's name when it is done.
+
+    Raises:
+        EvaluationError: If no case could be evaluated.
+        MedP2PError: What is wrong with the only case, if there is but one.
+    """
+    results, failed = [], dict(failures)
+    for files in pairs:
         try:
             results.append(evaluate_files(files, profile, resample_prediction=resample_prediction))
         except MedP2PError as error:
-            failures[files.case] = str(error)
+            if len(pairs) == 1 and not failures:
+                raise
+            failed[files.case] = str(error)
+        if progress:
+            progress(files.case)
     if not results:
-        case, reason = next(iter(failures.items()))
+        case, reason = next(iter(failed.items()), ("none", "no case was given"))
         raise EvaluationError(
-            f"none of {len(failures)} cases could be evaluated; the first, {case}: {reason}"
+            f"none of {len(failed)} cases could be evaluated; the first, {case}: {reason}"
         )
-    return Evaluation(tuple(results), dict(sorted(failures.items())))
+    return Evaluation(tuple(results), dict(sorted(failed.items())))
 
 
-def evaluate_paths(
+def pair_paths(
     prediction: Path,
     reference: Path,
-    profile: Profile,
     *,
     mask: Path | None = None,
     target_name: str = "ct",
     mask_name: str = "mask",
-    resample_prediction: bool = False,
-) -> Evaluation:
-    """Compare two images, or the cases of two folders (`evaluate_folders`).
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Return the one case of two images, or match the cases of two folders (`pair_folders`).
+
+    Args:
+        prediction: An image or a folder.
+        reference: The same.
+        mask: A mask image, or for folders a folder of masks.
+        target_name: As for `pair_folders`.
+        mask_name: As for `pair_folders`.
 
     Raises:
-        EvaluationError: If one path is a file and the other a folder.
+        EvaluationError: If one path is a file and another a folder, or folders have no case
+            in common.
         ImageReadError: If a path does not exist.
-        MedP2PError: What `evaluate_files` or `evaluate_folders` raise.
     """
-    for path in (prediction, reference, *([mask] if mask else [])):
+    paths = [prediction, reference, *([mask] if mask else [])]
+    for path in paths:
         if not path.exists():
             raise ImageReadError(f"{path}: no such file or folder; check the path")
-    if prediction.is_dir() != reference.is_dir():
-        folder, file = sorted((prediction, reference), key=Path.is_file)
-        raise EvaluationError(f"{folder} is a folder and {file} a file; give two of a kind")
-    if prediction.is_dir():
-        return evaluate_folders(
-            prediction,
-            reference,
-            profile,
-            masks=mask,
-            target_name=target_name,
-            mask_name=mask_name,
-            resample_prediction=resample_prediction,
+    folders = [path for path in paths if path.is_dir()]
+    files = [path for path in paths if not path.is_dir()]
+    if folders and files:
+        raise EvaluationError(f"{folders[0]} is a folder and {files[0]} a file; give all of a kind")
+    if folders:
+        return pair_folders(
+            prediction, reference, masks=mask, target_name=target_name, mask_name=mask_name
         )
-    files = CaseFiles(_case_of(prediction), prediction, reference, mask)
-    result = evaluate_files(files, profile, resample_prediction=resample_prediction)
-    return Evaluation((result,), {})
+    return [CaseFiles(_case_of(prediction), prediction, reference, mask)], {}
 
 
 def pair_folders(
@@ -319,7 +345,8 @@ def result_table(evaluation: Evaluation) -> str:
         rows.append([result.case, *(_number(result.values[key], n) for key, _, n in columns)])
     if len(results) > 1:
         summaries = summarize(results)
-        rows.append(["mean ± sd", *(_mean_and_sd(summaries[key], n) for key, _, n in columns)])
+        means = [_mean_and_sd(summaries[key], n, len(results)) for key, _, n in columns]
+        rows.append(["mean ± sd", *means])
         rows.append(["median", *(_number(summaries[key].median, n) for key, _, n in columns)])
     lines = [_aligned(rows), "", _definition(results)]
     lines += [f"note: {result.case}: {note}" for result in results for note in result.notes]
@@ -350,7 +377,8 @@ def comparison_table(results: Mapping[str, Sequence[CaseResult]]) -> str:
     rows = [["method", *(header for _, header, _ in columns)]]
     for method, cases in results.items():
         summaries = summarize(cases)
-        rows.append([method, *(_mean_and_sd(summaries[key], n) for key, _, n in columns)])
+        means = [_mean_and_sd(summaries[key], n, len(cases)) for key, _, n in columns]
+        rows.append([method, *means])
     return "\n".join([_aligned(rows), "", _definition(next(iter(results.values())))])
 
 
@@ -607,9 +635,12 @@ def _number(value: float, decimals: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def _mean_and_sd(summary: Summary, decimals: int) -> str:
+def _mean_and_sd(summary: Summary, decimals: int, cases: int) -> str:
+    """Format a mean, with the number of cases behind it if some have no value."""
     text = _number(summary.mean, decimals)
-    return text if math.isnan(summary.sd) else f"{text} ± {summary.sd:.{decimals}f}"
+    if not math.isnan(summary.sd):
+        text += f" ± {summary.sd:.{decimals}f}"
+    return text if summary.count in (0, cases) else f"{text} (n = {summary.count})"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -23,7 +23,7 @@ from medp2p.checkpoint import Model
 from medp2p.config import ImageSettings, PreprocessingSettings, SliceSettings
 from medp2p.dataset import PLANE_AXIS, stack_indices
 from medp2p.errors import MedP2PError
-from medp2p.networks.inference import prepare_for_inference
+from medp2p.networks.inference import bf16_is_fast, prepare_for_inference
 from medp2p.preprocessing import (
     body_mask,
     carry_mask,
@@ -106,12 +106,11 @@ def make_translator(
     """
     place = choose_device(device)
     network = prepare_for_inference(
-        model.generator,
+        model.generator.to(place),
         per_batch_statistics=model.card.batch_norm == "per_batch",
-        bf16=resolve_precision(precision, place) == "bf16",
-        device=place,
+        precision=resolve_precision(precision, place),
     )
-    return Translator(model, place, network, batch_size)
+    return Translator(model, place, torch.inference_mode()(network.forward), batch_size)
 
 
 def translate(
@@ -279,15 +278,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
     """Choose bf16 for ``"auto"`` where the device multiplies in it natively, else fp32."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu":
-        return "bf16" if _cpu_has_bf16() else "fp32"
-    return "fp32"
-
-
-def _cpu_has_bf16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if bf16_is_fast(device) else "fp32"
 
 
 def _check_sources(

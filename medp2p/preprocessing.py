@@ -25,7 +25,7 @@ CODES_PER_UNIT = 16384
 MR_UNIT_LIMITS = (-1.0, 1.99)
 """MR values beyond the percentiles are kept up to here, for bright vessels and fat."""
 
-BODY_MASK_SPACING_MM = 2.0
+BODY_MASK_SPACING_MM = 1.5
 """Body masks are found on a grid about this coarse and refined by interpolation."""
 
 SMALLEST_MASK_VOXELS = 64
@@ -121,8 +121,8 @@ def resample(
 def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
     """Find the body: the largest connected part that is not air, with its cavities.
 
-    CT is cut at -300 HU; MR at half of Li's minimum cross-entropy threshold (Li & Tam 1998)
-    of the smoothed image.
+    CT is cut at -300 HU; MR at Li's minimum cross-entropy threshold (Li & Tam 1998) of the
+    slightly smoothed image.
 
     Args:
         volume: An MR or CT image.
@@ -137,11 +137,11 @@ def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
     from skimage.filters import threshold_li
 
     coarse = _coarsened(volume)
-    values = ndimage.gaussian_filter(coarse.array.astype(np.float32), 0.7)
+    values = ndimage.gaussian_filter(coarse.array.astype(np.float32), 0.5)
     if modality == "CT":
         threshold = -300.0
     elif values.max() > values.min():
-        threshold = values.min() + 0.5 * (float(threshold_li(values)) - values.min())
+        threshold = float(threshold_li(values))
     else:
         threshold = float(values.max())
     body = _solid(values > threshold)
@@ -362,19 +362,23 @@ def _coarsened(volume: Volume) -> Volume:
 
 
 def _solid(voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Largest connected part, closed, with holes filled in every slice of every axis."""
-    opened = ndimage.binary_opening(voxels) if min(voxels.shape) > 2 else voxels
-    labels, count = ndimage.label(opened if opened.any() else voxels)
+    """The largest connected part, filled, without thin appendages, its surface closed."""
+    filled = _fill_slices(voxels)
+    opened = ndimage.binary_opening(np.pad(filled, 1, mode="edge"))[1:-1, 1:-1, 1:-1]
+    labels, count = ndimage.label(opened if opened.any() else filled)
     if count == 0:
-        return voxels
+        return filled
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     body = labels == sizes.argmax()
-    padded = ndimage.binary_closing(np.pad(body, 2), iterations=2)
-    body = padded[2:-2, 2:-2, 2:-2]
+    closed = ndimage.binary_closing(np.pad(body, 2, mode="edge"), iterations=2)[2:-2, 2:-2, 2:-2]
+    return _fill_slices(closed)
+
+
+def _fill_slices(voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Fill what is enclosed in a slice of any axis."""
+    filled = voxels.copy()
     for axis in range(3):
-        for i in range(body.shape[axis]):
-            part: Any = [slice(None)] * 3
-            part[axis] = i
-            body[tuple(part)] = ndimage.binary_fill_holes(body[tuple(part)])
-    return body
+        for section in np.moveaxis(filled, axis, 0):
+            section[...] = ndimage.binary_fill_holes(section)
+    return filled

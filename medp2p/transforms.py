@@ -71,8 +71,8 @@ class VolumeReader(ImageReader):
         stacked = len(volumes) > 1
         array = np.stack([v.array for v in volumes]) if stacked else first.array
         return array, {
-            MetaKeys.AFFINE: first.affine,
-            MetaKeys.ORIGINAL_AFFINE: first.affine,
+            MetaKeys.AFFINE: first.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
             MetaKeys.SPATIAL_SHAPE: np.array(first.shape),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if stacked else float("nan"),

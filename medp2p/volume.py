@@ -98,10 +98,10 @@ class Volume:
         units: What a value means, ``"HU"`` for CT numbers, else None.
         path: The file the volume was read from, if any.
         nifti_code: NIfTI's name for the world space (1 scanner, 2 aligned, 3 Talairach,
-            4 MNI), kept so that a result is labelled like its source.
+            4 MNI, 5 another template), kept so that a result is labelled like its source.
 
     Raises:
-        ValueError: If the array is not 3-D or the affine not (4, 4).
+        ValueError: If the array is not 3-D, the affine not (4, 4) or the code not 1 to 5.
         GeometryError: If the affine is not finite or flattens space.
     """
 
@@ -115,6 +115,8 @@ class Volume:
     def __post_init__(self) -> None:
         if self.array.ndim != 3:
             raise ValueError(f"a volume's array has three axes, got shape {self.array.shape}")
+        if self.nifti_code not in range(1, 6):
+            raise ValueError(f"a NIfTI code for a known space is 1 to 5, got {self.nifti_code}")
         grid = Grid(self.array.shape, self.affine)
         object.__setattr__(self, "affine", grid.affine)
         if not np.isfinite(grid.affine).all():
@@ -170,7 +172,14 @@ def reorient(volume: Volume, orientation: str) -> Volume:
 
     Returns:
         The same voxels in the same places; the array is a view.
+
+    Raises:
+        ValueError: If ``orientation`` is not such a name.
     """
+    if sorted("RLAPSI".find(letter) // 2 for letter in orientation) != [0, 1, 2]:
+        raise ValueError(
+            f"orientation {orientation!r}; expected one each of R/L, A/P and S/I, such as 'RAS'"
+        )
     change = ornt_transform(io_orientation(volume.affine), axcodes2ornt(tuple(orientation)))
     array = apply_orientation(volume.array, change)
     affine = volume.affine @ inv_ornt_aff(change, volume.array.shape)

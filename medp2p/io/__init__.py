@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medp2p.errors import ImageReadError, OutputError
-from medp2p.io.geometry import refuse_sheared, resample_orthogonal, shear_degrees
+from medp2p.io.geometry import MAX_SHEAR_DEGREES, refuse_sheared, resample_orthogonal, shear_degrees
 from medp2p.io.metaimage import read_metaimage, write_metaimage
 from medp2p.io.nifti import NiftiFrame, read_nifti, write_nifti
 from medp2p.io.nrrd import read_nrrd, write_nrrd
@@ -76,7 +76,8 @@ def read_volume(
             right, front and up, the first voxel lies at (0, 0, 0).
         replace_non_finite: What NaN and infinity become; None refuses them.
         volume_index: Which volume to take from a file of several, from 0.
-        resample_sheared: Regrid axes that are not perpendicular instead of refusing them.
+        resample_sheared: Regrid axes more than 0.5 degrees off perpendicular instead of
+            refusing them (linear interpolation, nearest for masks).
 
     Returns:
         The volume, its array Fortran-ordered, writeable, in the machine's byte order.
@@ -107,7 +108,7 @@ def read_volume(
         raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
     except MemoryError as error:
         raise ImageReadError(f"{path}: does not fit into this machine's memory") from error
-    if resample_sheared and shear_degrees(volume.affine) > 0:
+    if resample_sheared and shear_degrees(volume.affine) > MAX_SHEAR_DEGREES:
         volume = resample_orthogonal(volume)
     refuse_sheared(volume)
     if modality is None:

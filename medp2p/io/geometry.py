@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from medp2p.errors import GeometryError
+from medp2p.io.remedies import convert_with
 from medp2p.volume import Volume
 
 MAX_SHEAR_DEGREES = 0.5
@@ -34,7 +35,7 @@ def refuse_sheared(volume: Volume) -> None:
     if shear > MAX_SHEAR_DEGREES:
         raise GeometryError(
             f"{volume.name}: the axes are {shear:.2f} degrees off perpendicular, expected at most "
-            f"{MAX_SHEAR_DEGREES}; resample it: medp2p convert {volume.name} OUT --resample"
+            f"{MAX_SHEAR_DEGREES}; resample it: {convert_with(volume.name, '--resample')}"
         )
 
 

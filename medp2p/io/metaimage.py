@@ -67,7 +67,7 @@ def read_metaimage(
     with path.open("rb") as file:
         fields = _read_fields(path, file)
         affine = _affine(path, fields)
-        if fields["ElementDataFile"] == "LOCAL":
+        if fields["ElementDataFile"].upper() == "LOCAL":
             array = _read_array(path, fields, file, volume_index)
         else:
             with _data_file(path, fields).open("rb") as data:
@@ -82,7 +82,7 @@ def _read_fields(path: Path, file: IO[bytes]) -> dict[str, str]:
     fields = dict(_DEFAULTS)
     for _ in range(_MAX_LINES):
         line = file.readline(_MAX_LINE_BYTES)
-        key, equals, value = line.decode("latin-1").partition("=")
+        key, equals, value = line.decode("utf-8", "surrogateescape").partition("=")
         key = key.strip()
         if not equals:
             break
@@ -110,6 +110,10 @@ def _numbers(path: Path, fields: dict[str, str], key: str, count: int) -> NDArra
 
 def _integers(path: Path, fields: dict[str, str], key: str, count: int) -> tuple[int, ...]:
     return tuple(int(value) for value in _numbers(path, fields, key, count))
+
+
+def _is_true(text: str) -> bool:
+    return text[:1] in ("T", "t", "1")
 
 
 def _axes(path: Path, fields: dict[str, str]) -> int:
@@ -146,7 +150,7 @@ def _data_file(path: Path, fields: dict[str, str]) -> Path:
 def _read_array(
     path: Path, fields: dict[str, str], file: IO[bytes], volume_index: int | None
 ) -> NDArray[Any]:
-    if fields["BinaryData"] != "True":
+    if not _is_true(fields["BinaryData"]):
         raise ImageReadError(f"{path}: voxels written as text, expected binary; convert it")
     (channels,) = _integers(path, fields, "ElementNumberOfChannels", 1)
     (leading_bytes,) = _integers(path, fields, "HeaderSize", 1)
@@ -156,14 +160,14 @@ def _read_array(
         raise ImageReadError(
             f"{path}: an ElementType that is not read; expected one of {', '.join(_DTYPES)}"
         )
-    order = ">" if fields["BinaryDataByteOrderMSB"] == "True" else "<"
+    order = ">" if _is_true(fields["BinaryDataByteOrderMSB"]) else "<"
     sizes = _integers(path, fields, "DimSize", _axes(path, fields))
     return read_block(
         path,
         file,
         sizes,
         np.dtype(order + _DTYPES[fields["ElementType"]]),
-        compressed=fields["CompressedData"] == "True",
+        compressed=_is_true(fields["CompressedData"]),
         leading_bytes=leading_bytes,
         volume_index=volume_index,
     )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from medp2p.errors import GeometryError, ImageReadError, OutputError
 from medp2p.files import atomic_file
 from medp2p.io.meaning import meaning_of, note
+from medp2p.io.remedies import convert_with
 from medp2p.io.voxels import (
     VOXEL_TYPES,
     VoxelType,
@@ -51,7 +52,7 @@ _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 """``xyzt_units``: unknown (taken as millimetres), metres, millimetres, micrometres."""
 
 _ALIGNED = 2
-_READABLE = {"bool", *VOXEL_TYPES, "int64", "uint64"}
+_READABLE = (*VOXEL_TYPES, "int64", "uint64")
 _REPAIRABLE = 40
 _SILENT = logging.Logger("medp2p.io.nifti.header", level=logging.CRITICAL + 1)
 
@@ -158,7 +159,7 @@ def _default_frame(
         raise GeometryError(
             f"{path}: sform and qform codes are both 0, so nothing says where the voxels lie; "
             "if the axes run right, front, up: "
-            f"medp2p convert {path} OUT --nifti-frame pixdim"
+            f"{convert_with(path, '--nifti-frame pixdim')}"
         )
     if not all(codes.values()):
         return "sform" if codes["sform"] else "qform"
@@ -167,7 +168,7 @@ def _default_frame(
     if not apart <= FRAME_TOLERANCE_MM:
         raise GeometryError(
             f"{path}: sform and qform place a corner voxel {apart:.4g} mm apart, expected at most "
-            f"{FRAME_TOLERANCE_MM}; choose: medp2p convert {path} OUT --nifti-frame sform|qform"
+            f"{FRAME_TOLERANCE_MM}; choose: {convert_with(path, '--nifti-frame sform|qform')}"
         )
     return "sform"
 
@@ -178,7 +179,7 @@ def _frame_affine(
     if frame != "sform" and not (np.isfinite(pixdim) & (pixdim > 0)).all():
         raise GeometryError(
             f"{path}: pixdim says a spacing of {pixdim.tolist()}, expected more than 0; "
-            f"if there is an sform: medp2p convert {path} OUT --nifti-frame sform"
+            f"if there is an sform: {convert_with(path, '--nifti-frame sform')}"
         )
     if frame == "pixdim":
         return np.diag([*pixdim, 1.0])
@@ -187,9 +188,10 @@ def _frame_affine(
     except ValueError:
         affine = np.full((4, 4), np.nan)
     if not np.isfinite(affine).all():
+        other = "qform" if frame == "sform" else "sform"
         raise GeometryError(
             f"{path}: the {frame} is no affine of finite numbers; choose the other: "
-            f"medp2p convert {path} OUT --nifti-frame {'qform' if frame == 'sform' else 'sform'}"
+            f"{convert_with(path, f'--nifti-frame {other}')}"
         )
     return np.array(affine, dtype=np.float64)
 
@@ -205,7 +207,8 @@ def _read_array(
     dtype = header.get_data_dtype()
     if dtype.name not in _READABLE:
         raise ImageReadError(
-            f"{path}: voxels of type {dtype.name}, expected real numbers of up to 64 bits"
+            f"{path}: voxels are complex numbers, colours or longer than 64 bits, "
+            "expected real numbers"
         )
     offset = float(header["vox_offset"])
     if not (offset >= header.single_vox_offset and offset.is_integer()):

@@ -82,7 +82,7 @@ def _read_fields(path: Path, file: IO[bytes]) -> tuple[dict[str, str], str]:
     meaning = ""
     for _ in range(_MAX_LINES):
         raw_line = file.readline(_MAX_LINE_BYTES)
-        line = raw_line.decode("latin-1").strip()
+        line = raw_line.decode("utf-8", "surrogateescape").strip()
         if not raw_line and "data file" not in fields:
             raise cut_short(path)
         if not line:
@@ -176,12 +176,12 @@ def _read_array(
         fields.get("byte skip", "0") != "0" and encoding != "raw"
     ):
         raise ImageReadError(f"{path}: 'line skip:' or 'byte skip:', which are not read here")
-    order = ">" if fields.get("endian", "little").lower() == "big" else "<"
+    endian = fields.get("endian", "") if code[1] == "1" else _field(path, fields, "endian")
     return read_block(
         path,
         file,
         _sizes(path, fields),
-        np.dtype(order + code),
+        np.dtype((">" if endian.lower() == "big" else "<") + code),
         compressed=encoding != "raw",
         leading_bytes=_integer(path, fields.get("byte skip", "0")),
         volume_index=volume_index,

@@ -16,6 +16,7 @@ from isal import igzip, igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
 from medp2p.errors import ImageReadError, OutputError
+from medp2p.io.remedies import convert_with
 
 VoxelType = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 VOXEL_TYPES: tuple[VoxelType, ...] = get_args(VoxelType)
@@ -81,7 +82,7 @@ def chosen_volume(path: Path, count: int, index: int | None) -> int:
     if index is None:
         raise ImageReadError(
             f"{path}: holds {count} volumes, expected one; "
-            f"choose one, 0 to {count - 1}: medp2p convert {path} OUT --volume K"
+            f"choose one, 0 to {count - 1}: {convert_with(path, '--volume K')}"
         )
     if not 0 <= index < count:
         raise ImageReadError(f"{path}: has no volume {index}; they are numbered 0 to {count - 1}")
@@ -152,8 +153,9 @@ def read_block(
     with damaged_data(path):
         stream = _decompressed(file) if compressed else file
         array = read_voxels(path, stream, sizes[:3], dtype, skip=volume * volume_bytes)
-        if compressed:
-            read_to_end(stream)
+        _discard(path, stream, claimed - (volume + 1) * volume_bytes)
+        if compressed and stream.read(1):
+            raise ImageReadError(f"{path}: more voxels than the header says; repair the header")
     return array
 
 
@@ -221,11 +223,13 @@ def scale(array: NDArray[Any], slope: float, intercept: float) -> NDArray[Any]:
 
     Returns:
         Integers with integral slope and intercept give int16 if every value fits, else
-        int32 if every value fits. Stored float64 stays float64. All else is float32.
+        int32 if every value fits. Stored float64 stays float64. All else is float32, where
+        values beyond its range become infinite.
     """
     result = np.empty(array.shape, dtype=_scaled_dtype(array, slope, intercept), order="F")
-    for k in range(array.shape[2]):
-        result[:, :, k] = array[:, :, k].astype(np.float64) * slope + intercept
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k in range(array.shape[2]):
+            result[:, :, k] = array[:, :, k].astype(np.float64) * slope + intercept
     return result
 
 
@@ -259,7 +263,7 @@ def settle_non_finite(path: Path, array: NDArray[Any], replacement: float | None
     if count and replacement is None:
         raise ImageReadError(
             f"{path}: {count} of {array.size} voxels are NaN or infinite, expected numbers; "
-            f"choose a value for them: medp2p convert {path} OUT --replace-non-finite VALUE"
+            f"choose a value for them: {convert_with(path, '--replace-non-finite VALUE')}"
         )
     return array
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medp2p.batch import Batch
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Paired slices on the training device.
-
-    Attributes:
-        source: (N, C, H, W) float32, -1 to 1 (MR may exceed 1); C is contrasts times stack.
-        target: (N, 1, H, W) float32, -1 to 1.
-        mask: (N, 1, H, W) float32, 1 inside the body and 0 outside.
-    """
-
-    source: Tensor
-    target: Tensor
-    mask: Tensor
 
 
 class Method(ABC):

@@ -10,11 +10,28 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu_, relu_
+from torch.nn.functional import batch_norm, leaky_relu_, relu_
 
 Norm = Literal["batch", "instance"]
 Upsampling = Literal["transposed", "resize"]
 Head = Literal["tanh", "linear"]
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm that keeps channels last in memory on the CPU.
+
+    There torch's own copies the image twice and returns channels first. Batch norm of a
+    single image is the same function without the copies.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if x.device.type != "cpu":
+            return super().forward(x)
+        images = [
+            batch_norm(image, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for image in x.split(1)
+        ]
+        return torch.cat(images) if len(images) > 1 else images[0]
 
 
 class UNetGenerator(nn.Module):
@@ -120,7 +137,7 @@ class UNetGenerator(nn.Module):
 
 
 def _norm_layer(norm: Norm, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels)
+    return nn.BatchNorm2d(channels) if norm == "batch" else InstanceNorm(channels)
 
 
 def _doubling(upsampling: Upsampling, inputs: int, outputs: int, *, bias: bool) -> list[nn.Module]:

@@ -27,7 +27,6 @@ class Canvas:
     Args:
         points: Body coordinates of every voxel centre, arrays x, y, z.
         body_to_index: (4, 4) about the inverse of ``points``.
-        slack_mm: By how much ``body_to_index`` may be wrong.
         spacing_mm: Voxel size along i, j, k.
         table: (tissue, channel): the value of every tissue, in the order of `TISSUES`, in
             every channel to be painted.
@@ -41,7 +40,6 @@ class Canvas:
         self,
         points: Points,
         body_to_index: NDArray[np.float64],
-        slack_mm: float,
         spacing_mm: NDArray[np.float64],
         table: NDArray[np.float64],
     ) -> None:
@@ -50,7 +48,7 @@ class Canvas:
         self.spacing_mm = spacing_mm
         self.voxel_mm = float(spacing_mm.mean())
         self._body_to_index = body_to_index
-        self._slack_mm = slack_mm
+        self._slack_mm = 0.0
         self._table = table.astype(np.float32)
         self.values: Array = np.empty((table.shape[1], *self.shape), np.float32)
         self.values[:] = self._table[LABELS["background"], :, None, None, None]
@@ -116,6 +114,21 @@ class Canvas:
         result = np.full(self.shape, FAR_MM, np.float32)
         result[box] = distance
         return result
+
+    def nearest_two(
+        self, shapes: Sequence[Shape | Union], reach_mm: float
+    ) -> tuple[Array, Array]:
+        """Distance on the whole grid to the nearest of several shapes and to the second nearest.
+
+        Where they are equal is the border between two bodies that have grown until they met.
+        """
+        first = np.full(self.shape, FAR_MM, np.float32)
+        second = np.full(self.shape, FAR_MM, np.float32)
+        for shape in shapes:
+            box, distance = self.distance(shape, reach_mm)
+            np.minimum(second[box], np.maximum(first[box], distance), out=second[box])
+            np.minimum(first[box], distance, out=first[box])
+        return first, second
 
     def paint(
         self,

@@ -25,8 +25,8 @@ from medp2p.phantom.shapes import (
     tube,
 )
 
-FIELD_OF_VIEW_MM = (230.0, 250.0, 220.0)
-CENTRE_MM = (0.0, 2.0, -17.0)
+HEAD_EXTENT_MM = (230.0, 250.0, 220.0)
+HEAD_CENTRE_MM = (0.0, 2.0, -17.0)
 """Body coordinates in the middle of the field of view."""
 
 SIDES = (-1.0, 1.0)

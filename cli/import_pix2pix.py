@@ -1,0 +1,2 @@
+def import_pix2pix() -> None:
+    """Soon."""

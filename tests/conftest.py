@@ -1,0 +1,106 @@
+"""Small data sets that tests make for themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def oblique_affine(spacing=(1.0, 1.2, 2.5), degrees=(10.0, -7.0, 15.0), origin=(-30.0, 12.0, 5.0)):
+    """An affine with rotated axes and anisotropic spacing."""
+    a, b, c = np.deg2rad(degrees)
+    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = x @ y @ z * np.array(spacing)
+    affine[:3, 3] = origin
+    return affine
+
+
+def make_pair(seed: int, shape=(40, 36, 10)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A toy MR, CT and mask: skin, a shell that is dark on MR (bone), tissue, and a hole (air)."""
+    rng = np.random.default_rng(seed)
+    size = np.array(shape)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), -1)
+    centre = (size - 1) / 2 + rng.uniform(-1, 1, 3)
+    radius = np.linalg.norm((index - centre) / (size * rng.uniform(0.38, 0.44, 3)), axis=-1)
+    hole = np.linalg.norm((index - centre - [3, 2, 0]) / [4, 4, 3], axis=-1) < 1
+    body = radius < 1
+    bone = (radius > 0.7) & (radius < 0.85)
+    ct = np.select([~body, hole, bone], [-1000, -1000, 900], 40) + rng.normal(0, 8, shape)
+    mr = np.select([~body, hole, bone], [5, 5, 30], 300) * 1.0 + rng.normal(0, 6, shape)
+    return np.abs(mr).astype(np.float32), np.rint(ct).astype(np.int16), body.astype(np.uint8)
+
+
+def write_case(folder: Path, seed: int, affine=None, shape=(40, 36, 10), mask: bool = True) -> None:
+    """Write a toy case with nibabel, independently of medp2p's own writer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mr, ct, body = make_pair(seed, shape)
+    affine = np.diag([1.5, 1.5, 3.0, 1.0]) if affine is None else affine
+    images = {"mr": mr, "ct": ct} | ({"mask": body} if mask else {})
+    for name, array in images.items():
+        image = nib.Nifti1Image(array, affine)
+        image.set_qform(affine, code=1)
+        image.set_sform(affine, code=1)
+        nib.save(image, folder / f"{name}.nii.gz")
+
+
+@pytest.fixture(scope="session")
+def case_folder(tmp_path_factory) -> Path:
+    """Six toy cases in case folders."""
+    folder = tmp_path_factory.mktemp("cases")
+    for seed in range(6):
+        write_case(folder / f"case_{seed}", seed, mask=seed != 5)
+    return folder
+
+
+TINY_SETTINGS = {
+    "preprocessing.spacing_mm": [None, None, None],
+    "slices.size": [32, 32],
+    "data.validation_fraction": 0.17,
+    "data.test_fraction": 0.17,
+    "method.generator.levels": 4,
+    "method.generator.channels": 8,
+    "method.discriminator.channels": 8,
+    "training.epochs": 1,
+    "training.decay_epochs": 1,
+    "training.batch_size": 4,
+    "training.validate_every": 1,
+    "training.precision": "fp32",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Settings of a network that trains in a second."""
+    from medp2p.config import load_config
+
+    return load_config(overrides=TINY_SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def prepared_folder(case_folder, tiny_config, tmp_path_factory) -> Path:
+    """The toy cases, prepared."""
+    from medp2p.manifest import scan_case_folders
+    from medp2p.preparation import prepare
+
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(scan_case_folders(case_folder, tiny_config.data), folder, tiny_config.preprocessing)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(prepared_folder, tiny_config, tmp_path_factory) -> Path:
+    """The output folder of a short training."""
+    from medp2p.training import train
+
+    folder = tmp_path_factory.mktemp("run") / "out"
+    train(prepared_folder, folder, tiny_config, device="cpu")
+    return folder

@@ -1,0 +1,419 @@
+"""Evaluation of pairs and folders, and the command ``medp2p evaluate``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from medp2p.errors import EvaluationError, GeometryError, ImageReadError, OutputError
+from medp2p.evaluation import (
+    WHOLE_VOLUME,
+    CaseResult,
+    Evaluation,
+    as_json,
+    comparison_table,
+    evaluate_cases,
+    evaluate_folders,
+    evaluate_pair,
+    pair_folders,
+    pair_paths,
+    result_table,
+    summarize,
+    write_csv,
+    write_json,
+)
+from medp2p.metrics import PROFILES, compute_metrics, range_profile
+from medp2p.volume import Volume, reorient
+
+Array = NDArray[Any]
+SHAPE = (20, 18, 14)
+AFFINE = np.array([[-1.5, 0, 0, 30.0], [0, 0, 2.0, -5], [0, 1.2, 0, 7], [0, 0, 0, 1]])
+PROFILE = PROFILES["synthrad2023"]
+
+
+def ct_array(seed: int = 0) -> Array:
+    random = np.random.default_rng(seed)
+    array = np.full(SHAPE, -1000)
+    array[4:16, 4:14, 2:12] = 40
+    array[4:6, 4:14, 2:12] = 800
+    return (array + random.integers(-20, 21, SHAPE)).astype(np.int16)
+
+
+def mask_array() -> Array:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:16, 4:14, 2:12] = 1
+    return mask
+
+
+def volume(array: Array, affine: Array = AFFINE) -> Volume:
+    return Volume(array, affine)
+
+
+def save(path: Path, array: Array, affine: Array = AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three cases: predictions 10, 20 and 30 HU too high, references with masks."""
+    for number in (1, 2, 3):
+        save(tmp_path / f"sct/p{number}.nii.gz", ct_array(number) + np.int16(10 * number))
+        save(tmp_path / f"data/p{number}/ct.nii.gz", ct_array(number))
+        save(tmp_path / f"data/p{number}/mask.nii.gz", mask_array())
+        save(tmp_path / f"data/p{number}/mr.nii.gz", ct_array(number))
+    return tmp_path / "sct", tmp_path / "data"
+
+
+def run(*arguments: object) -> int:
+    from medp2p.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+def result(case: str, **values: float) -> CaseResult:
+    keys = ["mae", "bias", "psnr_db", "voxels", "ssim_range"]
+    return CaseResult(case, dict.fromkeys(keys, 1.0) | values, range_profile(0, 1), "mask.nii.gz")
+
+
+def test_pair_has_the_metrics_of_its_arrays() -> None:
+    prediction, reference, mask = ct_array(1), ct_array(2), mask_array()
+    outcome = evaluate_pair(volume(prediction), volume(reference), volume(mask), PROFILE, case="p1")
+    assert outcome.values == compute_metrics(prediction, reference, mask, PROFILE)
+    assert (outcome.case, outcome.profile, outcome.notes) == ("p1", PROFILE, ())
+
+
+def test_axes_stored_otherwise_are_the_same_grid() -> None:
+    prediction, reference = volume(ct_array(1)), volume(ct_array(2))
+    mask = volume(mask_array())
+    expected = evaluate_pair(prediction, reference, mask, PROFILE).values
+    for orientation in ("RAS", "LPS", "SAR"):
+        turned = evaluate_pair(
+            reorient(prediction, orientation), reference, reorient(mask, "PIR"), PROFILE
+        )
+        assert turned.values == expected
+
+
+def test_other_grids_are_refused() -> None:
+    reference = volume(ct_array())
+    shifted, coarser = AFFINE.copy(), AFFINE.copy()
+    shifted[0, 3] += 0.5
+    coarser[:3, :3] *= 1.1
+    for affine, words in ((shifted, "positions up to 0.5 mm apart"), (coarser, "spacing")):
+        with pytest.raises(GeometryError, match=f"the prediction is not on the grid.*{words}"):
+            evaluate_pair(volume(ct_array(), affine), reference, None, PROFILE)
+        for allowed in (True, False):
+            with pytest.raises(GeometryError, match=f"the mask is not on the grid.*{words}"):
+                evaluate_pair(
+                    reference,
+                    reference,
+                    volume(mask_array(), affine),
+                    PROFILE,
+                    resample_prediction=allowed,
+                )
+
+
+def test_resampling_puts_voxels_in_their_place() -> None:
+    """A linear ramp in world coordinates survives linear interpolation onto another grid."""
+    index = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
+    world = index @ AFFINE[:3, :3].T + AFFINE[:3, 3]
+    weights = np.array([7.0, -3.0, 11.0])
+    finer = AFFINE @ np.diag([0.6, 0.7, 0.5, 1])
+    fine_index = np.stack(np.meshgrid(*(np.arange(2 * n) for n in SHAPE), indexing="ij"), -1)
+    fine_world = fine_index @ finer[:3, :3].T + finer[:3, 3]
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:-1, 1:-1, 1:-1] = 1
+    outcome = evaluate_pair(
+        volume(fine_world @ weights, finer),
+        volume(world @ weights),
+        volume(mask),
+        PROFILE,
+        resample_prediction=True,
+    )
+    assert outcome.values["mae_hu"] < 1e-3
+    assert "resampled linearly" in " ".join(outcome.notes)
+    assert "lie outside" not in " ".join(outcome.notes)
+
+
+def test_resampling_counts_what_the_prediction_does_not_cover() -> None:
+    reference = volume(ct_array())
+    cropped = Volume(ct_array()[:10], AFFINE)
+    outcome = evaluate_pair(cropped, reference, None, PROFILE, resample_prediction=True)
+    covered, missed = ct_array()[10:], -1024
+    assert outcome.values["mae_hu"] == pytest.approx(np.abs(covered - missed).sum() / 5040)
+    assert "50 % of the compared voxels lie outside it and count as -1024" in outcome.notes[-1]
+    far = AFFINE.copy()
+    far[2, 3] += 1000
+    with pytest.raises(GeometryError, match="lies apart"):
+        evaluate_pair(volume(ct_array(), far), reference, None, PROFILE, resample_prediction=True)
+
+
+def test_notes_on_suspicious_images() -> None:
+    reference, mask = volume(ct_array()), volume(mask_array())
+
+    def notes(prediction: Array, true: Volume = reference, profile: Any = PROFILE) -> str:
+        return " | ".join(evaluate_pair(volume(prediction), true, mask, profile).notes)
+
+    assert notes(ct_array(5)) == ""
+    assert "identical" in notes(ct_array())
+    assert "the constant 40 inside the mask" in notes(np.where(mask_array(), 40, -1000))
+    picture = (ct_array() // 20 + 60).astype(np.uint8)
+    assert "prediction: values" in notes(picture)
+    assert "8-bit" in notes(picture)
+    assert "reference: values" in notes(ct_array(), volume(ct_array() + 1024))
+    assert "HU" not in notes(picture, profile=range_profile(0, 255))
+    no_mask = evaluate_pair(volume(ct_array(1)), reference, None, PROFILE)
+    assert no_mask.mask == WHOLE_VOLUME
+    assert no_mask.notes == ("no mask: the background counts too",)
+
+
+def test_a_structure_metric_without_value_leaves_the_others() -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:6, 4:6, 4:6] = 1
+    outcome = evaluate_pair(
+        volume(ct_array(1)), volume(ct_array(2)), volume(mask), PROFILES["synthrad2025"]
+    )
+    assert outcome.values["mae_hu"] > 0
+    assert math.isnan(outcome.values["ms_ssim_synthrad2025"])
+    assert "at scale" in outcome.notes[-1]
+
+
+def test_errors_name_both_images(tmp_path: Path) -> None:
+    first, second = (save(tmp_path / name, ct_array()) for name in ("a.nii.gz", "b.nii.gz"))
+    empty = save(tmp_path / "empty.nii.gz", np.zeros(SHAPE, np.uint8))
+    with pytest.raises(EvaluationError, match=r"a\.nii\.gz against .*b\.nii\.gz: the mask is emp"):
+        evaluate_cases(pair_paths(first, second, mask=empty)[0], PROFILE)
+
+
+def test_paths_must_exist_and_be_of_a_kind(tmp_path: Path) -> None:
+    image = save(tmp_path / "a.nii.gz", ct_array())
+    with pytest.raises(EvaluationError, match=r"is a folder and .*a\.nii\.gz a file"):
+        pair_paths(image, tmp_path)
+    with pytest.raises(EvaluationError, match="is a folder"):
+        pair_paths(image, image, mask=tmp_path)
+    with pytest.raises(ImageReadError, match=r"none\.nii\.gz: no such file"):
+        pair_paths(image, tmp_path / "none.nii.gz")
+    with pytest.raises(ImageReadError, match=r"m\.nii\.gz: no such file"):
+        pair_paths(image, image, mask=tmp_path / "m.nii.gz")
+
+
+def test_cases_are_paired_by_name(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    (predictions / "p2.nii.gz").unlink()
+    save(predictions / "p2" / "anything.nii", ct_array())
+    (predictions / "p3.nii.gz").unlink()
+    save(predictions / "p3" / "mr.nii.gz", ct_array())
+    save(predictions / "p3" / "sct.nii.gz", ct_array())
+    (predictions / "notes.txt").write_text("not an image")
+    (predictions / "logs").mkdir()
+    pairs, failures = pair_folders(predictions, references)
+    assert failures == {}
+    assert [(pair.case, str(pair.prediction.relative_to(predictions))) for pair in pairs] == [
+        ("p1", "p1.nii.gz"),
+        ("p2", "p2/anything.nii"),
+        ("p3", "p3/sct.nii.gz"),
+    ]
+    assert pairs[1].reference == references / "p2" / "ct.nii.gz"
+    assert pairs[1].mask == references / "p2" / "mask.nii.gz"
+
+
+def test_flat_references_and_a_folder_of_masks(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, _ = folders
+    for number in (1, 2, 3):
+        save(tmp_path / f"flat/p{number}.nii.gz", ct_array(number))
+        save(tmp_path / f"masks/p{number}.nii.gz", mask_array())
+    without = pair_folders(predictions, tmp_path / "flat")[0]
+    assert [pair.mask for pair in without] == [None, None, None]
+    (tmp_path / "masks/p3.nii.gz").unlink()
+    pairs, failures = pair_folders(predictions, tmp_path / "flat", masks=tmp_path / "masks")
+    assert [pair.mask for pair in pairs] == [tmp_path / f"masks/p{n}.nii.gz" for n in (1, 2)]
+    assert "no mask for case p3" in failures["p3"]
+
+
+def test_cases_that_do_not_match_are_named(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    save(predictions / "p1.mha.nii", ct_array())  # another case, in spite of its name
+    save(predictions / "p2.nii", ct_array())
+    (references / "p3" / "mask.nii.gz").unlink()
+    save(references / "p4" / "mr.nii.gz", ct_array())
+    save(references / "p5" / "ct.nii.gz", ct_array())
+    pairs, failures = pair_folders(predictions, references)
+    assert [pair.case for pair in pairs] == ["p1"]
+    assert sorted(failures) == ["p1.mha", "p2", "p3", "p4", "p5"]
+    assert "no reference for this case" in failures["p1.mha"]
+    assert "several images for one case: p2.nii, p2.nii.gz" in failures["p2"]
+    assert "no mask for this case, while others have one" in failures["p3"]
+    assert "no image called ct" in failures["p4"]
+    assert "no prediction for this case" in failures["p5"]
+
+
+def test_nothing_in_common_lists_both_sides(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    save(tmp_path / "other/x.nii.gz", ct_array())
+    with pytest.raises(EvaluationError, match=r"no case in common.*has x, .*has p1, p2, p3;"):
+        pair_folders(tmp_path / "other", folders[1])
+    with pytest.raises(ImageReadError, match="no such folder"):
+        pair_folders(tmp_path / "nowhere", folders[1])
+
+
+def test_folders_go_on_after_a_broken_case(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "p2.nii.gz").write_bytes(b"no image")
+    outcome = evaluate_folders(*folders, PROFILE)
+    assert [r.case for r in outcome.results] == ["p1", "p3"]
+    assert [r.values["mae_hu"] for r in outcome.results] == [10, 30]
+    assert list(outcome.failures) == ["p2"]
+    assert "p2.nii.gz" in outcome.failures["p2"]
+    for number in (1, 3):
+        (folders[0] / f"p{number}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(EvaluationError, match="none of 3 cases could be evaluated"):
+        evaluate_folders(*folders, PROFILE)
+
+
+def test_summary_counts_cases_with_a_value() -> None:
+    cases = [result("a", mae=10), result("b", mae=20), result("c", mae=60, bias=math.nan)]
+    summaries = summarize(cases)
+    assert summaries["mae"].mean == 30
+    assert summaries["mae"].sd == pytest.approx(math.sqrt((400 + 100 + 900) / 2))
+    assert summaries["mae"].median == 20
+    assert (summaries["mae"].count, summaries["bias"].count) == (3, 2)
+    alone = summarize([result("a", psnr_db=math.inf, mae=math.nan)])
+    assert alone["psnr_db"].mean == math.inf
+    assert math.isnan(alone["psnr_db"].sd)
+    assert alone["mae"].count == 0
+    assert math.isnan(alone["mae"].mean)
+
+
+def test_tables_carry_their_definition(folders: tuple[Path, Path]) -> None:
+    outcome = evaluate_folders(*folders, PROFILE)
+    text = result_table(outcome)
+    lines = text.splitlines()
+    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+    assert "SSIM synthrad2023" in lines[0]
+    assert [line.split("|")[2].strip() for line in lines[2:7]] == [
+        "10.0",
+        "20.0",
+        "30.0",
+        "20.0 ± 10.0",
+        "20.0",
+    ]
+    for words in ("profile synthrad2023", "[-1024, 3000] HU", "mask.nii.gz", "over 3 cases"):
+        assert words in text
+    table = comparison_table({"model": outcome.results, "baseline": outcome.results[::-1]})
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:4]] == ["model", "baseline"]
+    assert table.count("20.0 ± 10.0") == 8  # MAE, bias, soft and bone of both
+    assert "profile synthrad2023: range [-1024, 3000] HU" in table.splitlines()[-1]
+
+
+def test_tables_say_how_many_cases_have_a_value() -> None:
+    cases = [result("a", mae=10), result("b", mae=20), result("c", mae=math.nan)]
+    for text in (result_table(Evaluation(tuple(cases), {})), comparison_table({"x": cases})):
+        assert "15.0 ± 7.1 (n = 2)" in text
+        assert "1.0 ± 0.0 |" in text
+    assert "|   – |" in result_table(Evaluation((cases[2],), {}))
+
+
+def test_comparison_needs_equal_cases_and_profiles() -> None:
+    one, two = [result("a")], [result("b")]
+    other = CaseResult("a", one[0].values, range_profile(0, 2), "mask.nii.gz")
+    with pytest.raises(ValueError, match="same cases"):
+        comparison_table({"x": one, "y": two})
+    with pytest.raises(ValueError, match="one profile"):
+        comparison_table({"x": one, "y": [other]})
+    with pytest.raises(ValueError, match="at least one case"):
+        comparison_table({"x": one, "y": []})
+
+
+def test_csv_and_json_carry_values_and_definition(tmp_path: Path) -> None:
+    outcome = Evaluation((result("a", mae=1 / 3, bias=math.nan),), {"b": "b.nii: broken"})
+    write_csv(tmp_path / "out.csv", outcome)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["a", "b"]
+    assert float(rows[0]["mae"]) == 1 / 3
+    assert rows[0]["bias"] == ""
+    assert (rows[0]["profile"], rows[0]["range_low"], rows[0]["range_high"]) == (
+        "range",
+        "0.0",
+        "1.0",
+    )
+    assert (rows[0]["mask"], rows[1]["error"]) == ("mask.nii.gz", "b.nii: broken")
+    write_json(tmp_path / "out.json", outcome)
+    data = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert data == as_json(outcome)
+    assert data["cases"][0]["values"]["bias"] is None
+    assert data["profile"]["range"] == [0, 1]
+    assert data["summary"]["mae"]["count"] == 1
+    for write, name in ((write_csv, "out.csv"), (write_json, "out.json")):
+        with pytest.raises(OutputError, match="exists already"):
+            write(tmp_path / name, outcome)
+        write(tmp_path / name, outcome, overwrite=True)
+
+
+def test_command_on_one_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prediction = save(tmp_path / "sct.nii.gz", ct_array() + np.int16(25))
+    reference = save(tmp_path / "ct.nii.gz", ct_array())
+    mask = save(tmp_path / "mask.nii.gz", mask_array())
+    command = ("evaluate", prediction, reference, "--mask", mask, "--profile", "synthrad2023")
+    assert run(*command) == 0
+    text = capsys.readouterr().out
+    assert "25.0" in text
+    assert "profile synthrad2023: range [-1024, 3000] HU" in text
+    assert run(*command, "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["cases"][0]["values"]["mae_hu"] == 25
+    assert data["cases"][0]["mask"] == str(mask)
+    assert run("evaluate", prediction, reference, "--range", "-1000", "1000", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["profile"]["range"] == [-1000, 1000]
+
+
+def test_command_on_folders_with_a_missing_case(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders[0] / "p2.nii.gz").unlink()
+    table = tmp_path / "metrics.csv"
+    assert run("evaluate", *folders, "--profile", "synthrad2023", "--csv", table) == 3
+    captured = capsys.readouterr()
+    assert "20.0 ± 14.1" in captured.out
+    assert "medp2p: case p2:" in captured.err
+    assert len(table.read_text(encoding="utf-8").splitlines()) == 4
+    before = table.read_bytes()
+    assert run("evaluate", *folders, "--csv", table) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert table.read_bytes() == before
+    assert run("evaluate", *folders, "--csv", table, "--overwrite") == 3
+    assert "synthrad2025" in table.read_text(encoding="utf-8")
+
+
+def test_command_refuses_another_grid_unless_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shifted = AFFINE.copy()
+    shifted[:3, 3] += 0.3
+    prediction = save(tmp_path / "sct.nii.gz", ct_array(), shifted)
+    reference = save(tmp_path / "ct.nii.gz", ct_array())
+    command = ("evaluate", prediction, reference, "--profile", "synthrad2023")
+    assert run(*command) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("medp2p: ")
+    assert message.count("\n") == 1
+    assert "--resample" in message
+    assert run(*command, "--resample") == 0
+    assert "resampled linearly" in capsys.readouterr().out
+
+
+def test_command_refuses_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = save(tmp_path / "a.nii.gz", ct_array())
+    assert run("evaluate", image, image, "--profile", "synthrad") == 2
+    assert "synthrad2023, synthrad2025, range" in capsys.readouterr().err
+    assert run("evaluate", image, image, "--profile", "range") == 2
+    assert run("evaluate", image) == 2
