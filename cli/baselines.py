@@ -26,9 +26,15 @@ def baselines(
 
     Both are fitted on the training split; a model that uses anatomy must beat them.
     """
+    count = write_baselines(prepared, output, split=split, overwrite=overwrite)
+    typer.echo(f"{output}: {count} cases by constant and by intensity")
+
+
+def write_baselines(prepared: Path, output: Path, *, split: str, overwrite: bool) -> int:
+    """Predict a split's cases into ``output/constant`` and ``output/intensity``."""
     from medp2p.baselines import fit_baselines, predict_case
     from medp2p.dataset import PreparedData
-    from medp2p.io import write_volume
+    from medp2p.io import VoxelType, write_volume
     from medp2p.manifest import read_manifest
     from medp2p.preparation import MANIFEST_FILE
 
@@ -37,11 +43,11 @@ def baselines(
     if not cases:
         raise ManifestError(f"{prepared}: no case is in the split {split!r}; choose another")
     fitted = fit_baselines(data)
-    dtype = "int16" if data.preprocessing.target.modality == "CT" else "float32"
+    dtype: VoxelType = "int16" if data.preprocessing.target.modality == "CT" else "float32"
     with progress_bar("predicting", len(cases), "case") as advance:
         for case in cases:
             for name, volume in predict_case(fitted, case, data.preprocessing).items():
                 path = output / name / f"{case.name}.nii.gz"
                 write_volume(volume, path, dtype=dtype, overwrite=overwrite)
             advance()
-    typer.echo(f"{output}: {len(cases)} cases by constant and by intensity")
+    return len(cases)

@@ -53,7 +53,9 @@ def phantom(
         known = ", ".join(CONTRASTS)
         raise typer.BadParameter(f"{contrast!r}, expected some of {known}", param_hint="--contrast")
     if field_strength not in (1.5, 3.0):
-        raise typer.BadParameter(f"{field_strength:g} is neither 1.5 nor 3", param_hint="--field-strength")
+        raise typer.BadParameter(
+            f"{field_strength:g} is neither 1.5 nor 3", param_hint="--field-strength"
+        )
     if not abs(oblique) <= 45:
         raise typer.BadParameter(f"{oblique:g} is more than 45", param_hint="--oblique")
     folders = [output / f"{anatomy}_{number:03d}" for number in range(1, cases + 1)]

@@ -72,7 +72,7 @@ def _translate_manifest(
     manifest: Path,
     output: Path,
     split: str,
-    dtype: str | None,
+    dtype: Literal["int16", "float32"] | None,
     overwrite: bool,
 ) -> None:
     from medp2p.manifest import read_manifest
@@ -96,13 +96,13 @@ def _translate_one(
     sources: list[Path],
     output: Path,
     mask: str,
-    dtype: Any,
+    dtype: Literal["int16", "float32"] | None,
     overwrite: bool,
 ) -> None:
-    from medp2p.io import read_volume, write_volume
+    from medp2p.io import VoxelType, read_volume, write_volume
 
     volumes = [read_volume(path) for path in sources]
     body: Any = mask if mask in ("auto", "none") else read_volume(mask)
     result = translator(volumes, body)
-    default = "int16" if result.units == "HU" else "float32"
+    default: VoxelType = "int16" if result.units == "HU" else "float32"
     write_volume(result, output, dtype=dtype or default, overwrite=overwrite)

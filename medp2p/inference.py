@@ -289,7 +289,7 @@ def _check_sources(
             f"the model needs {len(names)} source images ({', '.join(names)}), found {len(volumes)}"
         )
     for volume in volumes:
-        check_modality(volume, settings.modality, "source")
+        check_modality(volume, settings, "source")
 
 
 def _body(reference: Volume, mask: Mask, settings: ImageSettings) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medp2p.files import atomic_file
+from medp2p.volume import Volume, reorient
 
 HU_WINDOW = (-200.0, 800.0)
 """Grey values of a CT picture: soft tissue and bone are both seen."""
@@ -53,7 +54,7 @@ def write_case_picture(
         (f"source ({modalities[0]})", source, _grey_range(source, mask, modalities[0]), "gray"),
         (f"synthetic {modalities[1]}", prediction, grey, "gray"),
         (f"target ({modalities[1]})", target, grey, "gray"),
-        ("error", np.where(mask, prediction - target, 0), (-limit, limit), "RdBu_r"),
+        ("error", np.ma.masked_where(~mask, prediction - target), (-limit, limit), "RdBu_r"),
     ]
     views = _views(mask)
     heights = [_view(target, view, spacing_kji)[1] for view in views]
@@ -61,12 +62,12 @@ def write_case_picture(
     axes = figure.subplots(
         len(views), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for row, view in zip(axes, views, strict=True):
+    for number, (row, view) in enumerate(zip(axes, views, strict=True)):
         for axis, (title, volume, (low, high), colours) in zip(row, columns, strict=True):
             image, height = _view(volume, view, spacing_kji)
             shown = axis.imshow(image, cmap=colours, vmin=low, vmax=high, extent=(0, 1, 0, height))
             axis.set_axis_off()
-            if row is axes[0]:
+            if number == 0:
                 axis.set_title(title, color="white", fontsize=10)
     unit = "HU" if modalities[1] == "CT" else "MR units"
     bar = figure.colorbar(shown, ax=axes[:, -1], fraction=0.05)
@@ -76,6 +77,35 @@ def write_case_picture(
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
         temporary.write_bytes(buffer.getvalue())
+
+
+def write_volumes_picture(
+    path: Path,
+    *,
+    source: Volume,
+    prediction: Volume,
+    target: Volume,
+    mask: Volume,
+    modalities: tuple[str, str],
+    overwrite: bool = True,
+) -> None:
+    """Write the picture of volumes that share a grid, in any orientation.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    arrays = [reorient(v, "RAS").array.transpose(2, 1, 0) for v in (source, prediction, target)]
+    body = reorient(mask, "RAS")
+    write_case_picture(
+        path,
+        arrays[0],
+        arrays[1],
+        arrays[2],
+        body.array.transpose(2, 1, 0) > 0,
+        spacing_kji=body.spacing_mm[::-1].tolist(),
+        modalities=modalities,
+        overwrite=overwrite,
+    )
 
 
 def _grey_range(
@@ -100,10 +130,6 @@ def _view(
 ) -> tuple[NDArray[Any], float]:
     """One slice as shown (patient's right on the left, front or head up) and height by width."""
     axis, index = view
-    image = (
-        np.take(volume, index, axis)[::-1, ::-1]
-        if axis == 0
-        else np.take(volume, index, axis)[::-1]
-    )
+    image = volume[index][::-1, ::-1] if axis == 0 else volume[::-1, :, index]
     down, across = (spacing_kji[1], spacing_kji[2]) if axis == 0 else spacing_kji[:2]
     return image, image.shape[0] * down / (image.shape[1] * across)

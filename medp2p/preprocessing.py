@@ -35,7 +35,10 @@ SMALLEST_OVERLAP = 0.5
 """Images are refused as a pair if less of the body lies inside the second one."""
 
 CT_AIR_HU = -200.0
-"""A CT in HU has values below this; an MR has none that reach -900."""
+"""A CT in HU has values below this: air, in or around the body."""
+
+MR_LOWEST = -900.0
+"""An MR has no values down here: it is stored from 0, or standardized around 0."""
 
 
 @dataclass(frozen=True)
@@ -155,29 +158,32 @@ def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
     return mask
 
 
-def check_modality(volume: Volume, modality: str, role: str) -> None:
+def check_modality(volume: Volume, settings: ImageSettings, role: str) -> None:
     """Refuse a CT where an MR is expected, and the other way round.
+
+    A CT is recognized by its air, unless ``hu_range`` leaves air out.
 
     Args:
         volume: The image.
-        modality: What it should be, ``"MR"`` or ``"CT"``.
+        settings: What it should be.
         role: ``"source"`` or ``"target"``, for the message.
 
     Raises:
         ImageReadError: If the values are not what the modality has.
     """
     low, high = float(volume.array.min()), float(volume.array.max())
+    modality = settings.modality
     if volume.modality not in (None, modality):
         raise ImageReadError(
             f"{volume.name}: this is {volume.modality}, but the {role} should be {modality}; "
             "give the other image or another preset"
         )
-    if modality == "CT" and low > CT_AIR_HU:
+    if modality == "CT" and low > CT_AIR_HU > settings.hu_range[0]:
         raise ImageReadError(
             f"{volume.name}: values {low:.4g}..{high:.4g} are not CT numbers in HU (air is near "
             f"-1000), but the {role} should be CT; give the CT, in HU"
         )
-    if modality == "MR" and low <= -900:
+    if modality == "MR" and low <= MR_LOWEST:
         raise ImageReadError(
             f"{volume.name}: values {low:.4g}..{high:.4g} look like a CT in HU, but the {role} "
             "should be MR; give the MR or another preset"

@@ -160,7 +160,7 @@ class ToTrainingGridd(MapTransform):
         result = dict(data)
         first = to_volume(result[self.keys[0]])
         body = to_volume(result[self.mask_key]).array > 0
-        check_modality(first, self.settings.source.modality, "source")
+        check_modality(first, self.settings.source, "source")
         prepared = prepare_source(first, body, self.settings)
         result[self.keys[0]] = prepared
         covered = np.ones(prepared.grid.shape, dtype=bool)
@@ -168,7 +168,7 @@ class ToTrainingGridd(MapTransform):
             role = "target" if key == self.keys[-1] else "source"
             settings = self.settings.target if role == "target" else self.settings.source
             image = to_volume(result[key])
-            check_modality(image, settings.modality, role)
+            check_modality(image, settings, role)
             own_body = carry_mask(body, first, image)
             result[key] = prepare_onto(image, own_body, settings, prepared.grid)
             covered &= field_of_view(image, prepared.grid)

@@ -22,6 +22,7 @@ from medp2p.volume import Volume
 
 SHAPE = (6, 5, 4)
 VALUES = np.arange(120, dtype=np.int16).reshape(SHAPE)
+SIGNALLING_NAN = np.uint32(0x7FA00000).view(np.float32)
 SFORM = np.array([[-1.5, 0, 0, 40], [0, 2, 0, -30], [0, 0, 3, 5], [0, 0, 0, 1.0]])
 
 
@@ -127,6 +128,8 @@ def test_a_spacing_of_nothing_is_not_repaired(tmp_path: Path, frame: Any, spacin
         {"quatern_b": 1.0, "quatern_c": 1.0},
         {"quatern_b": np.nan},
         {"qoffset_z": np.inf},
+        {"qoffset_z": SIGNALLING_NAN},
+        {"srow_y": [0, SIGNALLING_NAN, 0, 0]},
     ],
 )
 def test_frames_that_are_no_numbers(tmp_path: Path, fields: dict[str, Any]) -> None:
@@ -176,6 +179,14 @@ def test_resampling_a_tilted_gantry_keeps_positions(tmp_path: Path) -> None:
         inside = ((in_old >= 0) & (in_old <= np.array(shape) - 1)).all(axis=-1)
         assert inside.sum() > 500
         np.testing.assert_allclose(volume.array[inside], new[inside][:, axis], atol=1e-4)
+
+
+def test_axes_nearly_in_one_plane_are_not_resampled(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[:3, 2] = (30, 0, 0.01)
+    nib.save(nib.Nifti1Image(VALUES, affine), tmp_path / "a.nii")
+    with pytest.raises(GeometryError, match="times the voxels"):
+        read_volume(tmp_path / "a.nii", resample_sheared=True)
 
 
 def test_resampling_keeps_types_and_labels(tmp_path: Path) -> None:

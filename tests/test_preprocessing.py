@@ -126,14 +126,16 @@ def test_a_body_mask_of_nothing_is_refused():
 
 def test_swapped_modalities_are_refused():
     mr, ct, _ = make_pair(0)
-    check_modality(Volume(mr, np.eye(4)), "MR", "source")
-    check_modality(Volume(ct, np.eye(4)), "CT", "target")
+    check_modality(Volume(mr, np.eye(4)), MR, "source")
+    check_modality(Volume(ct, np.eye(4)), CT, "target")
     with pytest.raises(ImageReadError, match="not CT numbers"):
-        check_modality(Volume(mr, np.eye(4)), "CT", "target")
+        check_modality(Volume(mr, np.eye(4)), CT, "target")
     with pytest.raises(ImageReadError, match="look like a CT"):
-        check_modality(Volume(ct, np.eye(4)), "MR", "source")
+        check_modality(Volume(ct, np.eye(4)), MR, "source")
+    brain_window = ImageSettings(modality="CT", hu_range=(-60, 60))
+    check_modality(Volume(mr, np.eye(4)), brain_window, "source")
     with pytest.raises(ImageReadError, match="this is CT"):
-        check_modality(Volume(mr, np.eye(4), modality="CT"), "MR", "source")
+        check_modality(Volume(mr, np.eye(4), modality="CT"), MR, "source")
 
 
 def test_masks_on_another_grid_or_empty_are_refused():

@@ -15,6 +15,9 @@ from medp2p.volume import Volume
 MAX_SHEAR_DEGREES = 0.5
 """Axes further from perpendicular than this are refused: most software ignores shear."""
 
+MAX_RESAMPLED_GROWTH = 10
+"""A gantry tilted by 30 degrees needs less than twice the voxels."""
+
 MAX_LENGTH_MM = 1e9
 """No scan is larger or further away; a text header that says so is damaged."""
 
@@ -49,15 +52,23 @@ def resample_orthogonal(volume: Volume) -> Volume:
 
     Returns:
         A volume of the same dtype; integers are rounded to nearest.
+
+    Raises:
+        GeometryError: If the new grid would have over `MAX_RESAMPLED_GROWTH` times the voxels.
     """
     directions, upper = np.linalg.qr(volume.affine[:3, :3])
-    signs = np.where(np.diag(upper) < 0, -1.0, 1.0)
-    directions = directions * signs
+    directions = directions * np.where(np.diag(upper) < 0, -1.0, 1.0)
     spacing = np.abs(np.diag(upper))
     corners = volume.grid.corners_mm @ directions
     first = corners.min(axis=0)
-    last = corners.max(axis=0)
-    shape = tuple(int(n) for n in np.ceil((last - first) / spacing - 1e-6).astype(int) + 1)
+    sizes = np.ceil((corners.max(axis=0) - first) / spacing - 1e-6) + 1
+    if not sizes.prod() <= MAX_RESAMPLED_GROWTH * volume.array.size:
+        raise GeometryError(
+            f"{volume.name}: the axes are {shear_degrees(volume.affine):.2f} degrees off "
+            f"perpendicular, and a straight grid would need over {MAX_RESAMPLED_GROWTH} times "
+            "the voxels; repair the header"
+        )
+    shape = tuple(int(n) for n in sizes)
     affine = np.eye(4)
     affine[:3, :3] = directions * spacing
     affine[:3, 3] = directions @ first

@@ -67,7 +67,7 @@ def read_nifti(
     """Read a NIfTI file; arguments and errors as for `medp2p.io.read_volume`."""
     compressed = path.name.lower().endswith(".gz")
     try:
-        with path.open("rb") as file, damaged_data(path):
+        with path.open("rb") as file, damaged_data(path), np.errstate(invalid="ignore"):
             _check_compression(path, file, compressed)
             stream = cast("IO[bytes]", igzip.open(file, "rb")) if compressed else file
             header = _read_header(path, stream)

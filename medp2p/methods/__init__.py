@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from medp2p.batch import Batch
 from medp2p.config import Pix2PixSettings
-from medp2p.methods.base import Batch, Method, learning_rate_factor
+from medp2p.methods.base import Method, learning_rate_factor
 from medp2p.methods.pix2pix import Pix2Pix
 
 __all__ = ["Batch", "Method", "build_generator", "build_method", "learning_rate_factor"]

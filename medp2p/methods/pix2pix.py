@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from medp2p.batch import Batch
 from medp2p.config import Pix2PixSettings
 from medp2p.losses import adversarial_loss, l1, masked_l1
-from medp2p.methods.base import Batch, Method
+from medp2p.methods.base import Method
 from medp2p.networks.initialization import initialize_weights
 from medp2p.networks.patchgan import PatchDiscriminator
 from medp2p.networks.unet import UNetGenerator

@@ -29,7 +29,7 @@ class InstanceNorm(nn.InstanceNorm2d):
             return super().forward(x)
         images = [
             batch_norm(image, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for image in x.split(1)
+            for image in torch.split(x, 1)
         ]
         return torch.cat(images) if len(images) > 1 else images[0]
 

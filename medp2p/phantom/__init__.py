@@ -13,7 +13,6 @@ from medp2p.phantom.tissues import (
     FIELD_STRENGTHS_T,
     LABELS,
     Contrast,
-    FieldStrength,
 )
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "LABELS",
     "Anatomy",
     "Contrast",
-    "FieldStrength",
     "Phantom",
     "case_seed",
     "make_phantom",

@@ -40,7 +40,7 @@ class Canvas:
         self,
         points: Points,
         body_to_index: NDArray[np.float64],
-        spacing_mm: NDArray[np.float64],
+        spacing_mm: NDArray[np.floating],
         table: NDArray[np.float64],
     ) -> None:
         self.points = points
@@ -115,9 +115,7 @@ class Canvas:
         result[box] = distance
         return result
 
-    def nearest_two(
-        self, shapes: Sequence[Shape | Union], reach_mm: float
-    ) -> tuple[Array, Array]:
+    def nearest_two(self, shapes: Sequence[Shape | Union], reach_mm: float) -> tuple[Array, Array]:
         """Distance on the whole grid to the nearest of several shapes and to the second nearest.
 
         Where they are equal is the border between two bodies that have grown until they met.
@@ -180,8 +178,10 @@ class Canvas:
         number = LABELS[tissue]
         for channel, value in zip(self.values, self._table[number], strict=True):
             part = channel[box]
-            part += share * (value - part)
-        self.labels[box][share >= 0.5] = number
+            change = value - part
+            change *= share
+            part += change
+        np.copyto(self.labels[box], number, where=share >= 0.5)
 
     def fill_everywhere(self, tissue: str, distance: Array) -> None:
         """Paint where a distance on the whole grid is negative."""
@@ -201,10 +201,16 @@ class Canvas:
 
 def interpolated(coarse: Array, axes: Sequence[NDArray[np.intp]], shape: Sequence[int]) -> Array:
     """Spline through values at some indices per axis, evaluated at all indices."""
-    for axis, (knots, n) in enumerate(zip(axes, shape, strict=True)):
-        weights = CubicSpline(knots, np.eye(len(knots)))(np.arange(n)) if len(knots) > 1 else np.ones((n, 1))
-        coarse = np.moveaxis(np.tensordot(weights.astype(np.float32), coarse, (1, axis)), 0, axis)
-    return np.ascontiguousarray(coarse)
+    for knots, n in zip(axes, shape, strict=True):
+        weights = (
+            np.ones((n, 1))
+            if len(knots) == 1
+            else CubicSpline(knots, np.eye(len(knots)))(np.arange(n))
+        )
+        coarse = np.tensordot(
+            coarse, weights.astype(np.float32), (0, 1)
+        )  # the first axis goes last
+    return coarse
 
 
 def _knots(n: int, stride: int) -> NDArray[np.intp]:
@@ -212,7 +218,7 @@ def _knots(n: int, stride: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, n - 1, count).round().astype(np.intp))
 
 
-def gradient_length(values: Array, spacing_mm: NDArray[np.float64]) -> Array:
+def gradient_length(values: Array, spacing_mm: NDArray[np.floating]) -> Array:
     """Slope of an image per millimetre, by central differences along its axes."""
     total = np.zeros(values.shape, np.float32)
     for axis, spacing in enumerate(spacing_mm):

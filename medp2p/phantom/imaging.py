@@ -83,4 +83,4 @@ def mr_image(
     real = signal + np.float32(noise) * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = np.float32(noise) * rng.standard_normal(signal.shape, dtype=np.float32)
     magnitude = np.hypot(real, imaginary) * np.float32(scale)
-    return np.rint(magnitude).clip(0, 32767).astype(np.int16)
+    return np.asarray(np.rint(magnitude).clip(0, 32767), np.int16)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 Array = NDArray[np.float32]
 Points = tuple[Array, Array, Array]
-Vector = Sequence[float]
+Vector = Sequence[float] | NDArray[np.floating]
 Box = tuple[slice, slice, slice]
 
 FAR_MM = 1000.0
@@ -102,14 +103,11 @@ def ellipsoid(
     def distance(points: Points) -> Array:
         u = _in_frame(points, centre, axes)
         if power == 2.0:
-            scaled = [(u[i] / r[i]) ** 2 for i in range(3)]
-            level = np.sqrt(sum(scaled)) + np.float32(1e-6)
-            slope = np.sqrt(sum(scaled[i] / r[i] ** 2 for i in range(3))) + np.float32(1e-6)
-            return (level - 1) * level / slope
+            return _ellipsoid_distance(u, r)
         ratio = [np.abs(u[i]) / r[i] for i in range(3)]
         level = sum(q**power for q in ratio) ** (1 / power) + np.float32(1e-6)
         slope = np.sqrt(sum(((q / level) ** (power - 1) / r[i]) ** 2 for i, q in enumerate(ratio)))
-        return (level - 1) / (slope + np.float32(1e-6))
+        return np.asarray((level - 1) / (slope + np.float32(1e-6)), np.float32)
 
     reach = np.abs(axes) @ r
     return Shape(distance, np.subtract(centre, reach), np.add(centre, reach))
@@ -143,7 +141,7 @@ def bent_plate(
         outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
         return np.asarray(outside + np.minimum(np.maximum(across, along), 0), np.float32)
 
-    reach = np.abs(axes) @ (np.asarray(half, float) + [abs(bend[0]) + abs(bend[1]), 0, 0])
+    reach = np.abs(axes) @ np.add(half, (abs(bend[0]) + abs(bend[1]), 0, 0))
     return Shape(distance, np.subtract(centre, reach), np.add(centre, reach))
 
 
@@ -152,18 +150,20 @@ def capsule(start: Vector, end: Vector, start_radii: Vector, end_radii: Vector) 
     a, b = np.asarray(start, np.float32), np.asarray(end, np.float32)
     r0, r1 = np.asarray(start_radii, np.float32), np.asarray(end_radii, np.float32)
     along = b - a
-    length2 = max(float(along @ along), 1e-6)
+    share = along / np.float32(max(float(along @ along), 1e-6))
+    is_round = np.ptp(r0) == 0 and np.ptp(r1) == 0
 
     def distance(points: Points) -> Array:
         p = [points[i] - a[i] for i in range(3)]
-        t = sum(p[i] * (along[i] / np.float32(length2)) for i in range(3)).clip(0, 1)
-        u = [(p[i] - t * along[i]) for i in range(3)]
-        r = [r0[i] + t * (r1[i] - r0[i]) for i in range(3)]
-        scaled = [(u[i] / r[i]) ** 2 for i in range(3)]
-        level = np.sqrt(sum(scaled)) + np.float32(1e-6)
-        slope = np.sqrt(sum(scaled[i] / r[i] ** 2 for i in range(3))) + np.float32(1e-6)
-        near = np.minimum(np.minimum(r[0], r[1]), r[2])
-        return np.maximum((level - 1) * level / slope, -near)
+        t = p[0] * share[0] + p[1] * share[1] + p[2] * share[2]
+        np.clip(t, 0, 1, out=t)
+        for i in range(3):
+            p[i] -= t * along[i]
+        if is_round:
+            length: Array = np.sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2])
+            radius: Array = r0[0] + t * (r1 - r0)[0]
+            return length - radius
+        return _ellipsoid_distance(p, [r0[i] + t * (r1[i] - r0[i]) for i in range(3)])
 
     reach = np.maximum(r0, r1)
     return Shape(distance, np.minimum(a, b) - reach, np.maximum(a, b) + reach)
@@ -207,10 +207,24 @@ def mirrored(shape: Shape) -> Shape:
 
 def smooth_minimum(a: Array, b: Array, width: float) -> Array:
     """The smaller of two distances, rounded where they differ by less than ``width``."""
+    nearer: Array = np.minimum(a, b)
     if width <= 0:
-        return np.minimum(a, b)
-    overlap = np.maximum(np.float32(width) - np.abs(a - b), 0)
-    return np.minimum(a, b) - overlap * overlap / np.float32(4 * width)
+        return nearer
+    overlap: Array = np.maximum(np.float32(width) - np.abs(a - b), 0)
+    nearer -= overlap * overlap / np.float32(4 * width)
+    return nearer
+
+
+def _ellipsoid_distance(u: Sequence[Array], radii: Any) -> Array:
+    """About the distance of offsets u from an ellipsoid: its level over its slope."""
+    q = [u[i] / radii[i] for i in range(3)]
+    level2 = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
+    for i in range(3):
+        q[i] /= radii[i]
+    slope2 = q[0] * q[0] + q[1] * q[1] + q[2] * q[2]
+    level = np.sqrt(level2)
+    result: Array = (level2 - level) / np.sqrt(slope2 + np.float32(1e-12))
+    return result
 
 
 def _in_frame(points: Points, centre: Vector, axes: NDArray[np.float64]) -> Points:

@@ -29,7 +29,6 @@ from medp2p.phantom.tissues import (
     SEQUENCES,
     TISSUES,
     Contrast,
-    FieldStrength,
     spin_echo_signal,
     subject_tissues,
 )
@@ -85,7 +84,7 @@ def make_phantom(
     shape: tuple[int, int, int] = (128, 128, 128),
     spacing_mm: Triple | None = None,
     contrasts: Sequence[Contrast] = ("t1",),
-    field_strength_t: FieldStrength = 1.5,
+    field_strength_t: float = 1.5,
     centre_mm: Triple | None = None,
     oblique_degrees: float = 0.0,
     shading_strength: float = 0.15,
@@ -166,9 +165,7 @@ def case_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _check(
-    anatomy: str, seed: int, contrasts: Sequence[str], field_strength_t: float
-) -> None:
+def _check(anatomy: str, seed: int, contrasts: Sequence[str], field_strength_t: float) -> None:
     if anatomy not in ANATOMIES:
         raise ValueError(f"anatomy is {anatomy!r}, expected one of {', '.join(ANATOMIES)}")
     if seed < 0:
@@ -227,7 +224,7 @@ def _subdivision(spacing_mm: NDArray[np.float64]) -> tuple[int, int, int]:
 
 
 def _property_table(
-    tissue_hu: NDArray[np.float64], contrasts: Sequence[Contrast], field: FieldStrength
+    tissue_hu: NDArray[np.float64], contrasts: Sequence[Contrast], field: float
 ) -> NDArray[np.float64]:
     """(tissue, channel): CT number and its texture, MR texture, signal of each contrast."""
     columns: list[Any] = [tissue_hu]
@@ -255,15 +252,19 @@ def _canvas(
     fine[:3, 3] -= grid.affine[:3, :3] @ ((parts - 1) / (2 * parts))
     i, j, k = (n * f for n, f in zip(grid.shape, factor, strict=True))
     index_to_body = _pose(rng) @ fine
-    x, y, z = (np.array(np.broadcast_to(p, (i, j, k))) for p in _positions((i, j, k), index_to_body))
-    canvas = Canvas((x, y, z), np.linalg.inv(index_to_body), grid.spacing_mm / parts, table)
+    x, y, z = (
+        np.array(np.broadcast_to(p, (i, j, k))) for p in _positions((i, j, k), index_to_body)
+    )
+    spacing: NDArray[np.float64] = grid.spacing_mm / parts
+    body_to_index: NDArray[np.float64] = np.linalg.inv(index_to_body)
+    canvas = Canvas((x, y, z), body_to_index, spacing, table)
     canvas.bend(rng, BEND_MM[anatomy])
     return canvas
 
 
 def _pose(rng: np.random.Generator) -> NDArray[np.float64]:
     """World to body coordinates: tilted, shifted, and of another size in every direction."""
-    degrees = rng.normal(0, 4, 3).clip(-8, 8)
+    degrees = rng.normal(0, 3.5, 3).clip(-7, 7)
     size = 1 + rng.normal(0, 0.035) + rng.normal(0, 0.025, 3)
     shift_mm = rng.normal(0, 3, 3).clip(-6, 6)
     pose = np.eye(4)
@@ -278,8 +279,7 @@ def _positions(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Poin
     i, j, k = np.ogrid[: shape[0], : shape[1], : shape[2]]
     a = affine.astype(np.float32)
     x, y, z = (
-        np.asarray(a[r, 0] * i + a[r, 1] * j + a[r, 2] * k + a[r, 3], np.float32)
-        for r in range(3)
+        np.asarray(a[r, 0] * i + a[r, 1] * j + a[r, 2] * k + a[r, 3], np.float32) for r in range(3)
     )
     return x, y, z
 

@@ -32,10 +32,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Contrast = Literal["t1", "t2", "pd", "flair"]
-FieldStrength = Literal[1.5, 3.0]
 
+FIELD_STRENGTHS_T = (1.5, 3.0)
 CONTRASTS: tuple[Contrast, ...] = ("t1", "t2", "pd", "flair")
-FIELD_STRENGTHS_T: tuple[FieldStrength, ...] = (1.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Tissue:
     hu_sd: float
     hu_texture: float
     proton_density: float
-    relaxation: dict[FieldStrength, Relaxation]
+    relaxation: dict[float, Relaxation]
     mr_texture: float
 
 
@@ -85,7 +84,7 @@ class Sequence:
     inversion_ms: float | None = None
 
 
-SEQUENCES: dict[tuple[Contrast, FieldStrength], Sequence] = {
+SEQUENCES: dict[tuple[Contrast, float], Sequence] = {
     ("t1", 1.5): Sequence(500.0, 12.0),
     ("t2", 1.5): Sequence(4500.0, 100.0),
     ("pd", 1.5): Sequence(3500.0, 18.0),
@@ -106,7 +105,7 @@ def _tissue(
     at_3_t: tuple[float, float],
     mr_texture: float = 0.03,
 ) -> Tissue:
-    relaxation: dict[FieldStrength, Relaxation] = {
+    relaxation: dict[float, Relaxation] = {
         1.5: Relaxation(*at_1_5_t),
         3.0: Relaxation(*at_3_t),
     }
@@ -159,9 +158,7 @@ LABELS: dict[str, int] = {tissue.name: number for number, tissue in enumerate(TI
 """The number in a label image of each tissue, by name."""
 
 
-def spin_echo_signal(
-    proton_density: float, relaxation: Relaxation, sequence: Sequence
-) -> float:
+def spin_echo_signal(proton_density: float, relaxation: Relaxation, sequence: Sequence) -> float:
     """Signal magnitude of a spin echo.
 
     ``PD (1 - exp(-TR/T1)) exp(-TE/T2)``; after an inversion pulse
@@ -181,4 +178,4 @@ def spin_echo_signal(
 def subject_tissues(rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw the mean CT number of every tissue for one subject, in the order of `TISSUES`."""
     deviation = rng.standard_normal(len(TISSUES)).clip(-2, 2)
-    return np.array([t.hu for t in TISSUES]) + deviation * [t.hu_sd for t in TISSUES]
+    return np.asarray([t.hu + d * t.hu_sd for t, d in zip(TISSUES, deviation, strict=True)])
