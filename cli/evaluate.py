@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,7 +18,10 @@ def evaluate(
         Path, typer.Argument(help="Predicted image, or a folder of CASE.nii.gz or CASE/.")
     ],
     reference: Annotated[
-        Path, typer.Argument(help="True image, or a folder of CASE/ct.nii.gz or CASE.nii.gz.")
+        Path,
+        typer.Argument(
+            help="True image, a folder of CASE/ct.nii.gz or CASE.nii.gz, or a manifest.csv."
+        ),
     ],
     mask: Annotated[
         Path | None,
@@ -47,6 +50,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test", "all"],
+        typer.Option("--split", help="With a manifest: which cases."),
+    ] = "test",
     resample: Annotated[
         bool,
         typer.Option(
@@ -82,7 +89,7 @@ def evaluate(
     if csv_path:
         options.refuse_outputs_early([csv_path], overwrite)
     pairs, failures = evaluation.pair_paths(
-        prediction, reference, mask=mask, target_name=target_name, mask_name=mask_name
+        prediction, reference, mask=mask, target_name=target_name, mask_name=mask_name, split=split
     )
     with progress_bar("evaluating", len(pairs), "case") as advance:
         outcome = evaluation.evaluate_cases(

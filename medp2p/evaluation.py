@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from medp2p.errors import EvaluationError, GeometryError, ImageReadError, MedP2PError
 from medp2p.files import write_text
 from medp2p.io import image_suffix, is_image, read_volume
+from medp2p.manifest import Case, read_manifest
 from medp2p.metrics import STRUCTURE_METRICS, TISSUES_HU, Profile, voxel_metrics
 from medp2p.preprocessing import CT_AIR_HU, resample
 from medp2p.volume import Volume, reorient
@@ -250,15 +251,17 @@ def pair_paths(
     mask: Path | None = None,
     target_name: str = "ct",
     mask_name: str = "mask",
+    split: str = "test",
 ) -> tuple[list[CaseFiles], dict[str, str]]:
-    """Return the one case of two images, or match the cases of two folders (`pair_folders`).
+    """Return the one case of two images, or match the cases of folders or a manifest.
 
     Args:
         prediction: An image or a folder.
-        reference: The same.
+        reference: The same, or a manifest (``.csv``), whose targets and masks are taken.
         mask: A mask image, or for folders a folder of masks.
         target_name: As for `pair_folders`.
         mask_name: As for `pair_folders`.
+        split: The manifest's cases that count, or ``"all"``.
 
     Raises:
         EvaluationError: If one path is a file and another a folder, or folders have no case
@@ -269,6 +272,9 @@ def pair_paths(
     for path in paths:
         if not path.exists():
             raise ImageReadError(f"{path}: no such file or folder; check the path")
+    if reference.suffix.lower() == ".csv":
+        cases = [c for c in read_manifest(reference) if split in (c.split, "all")]
+        return pair_manifest(prediction, cases)
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if not path.is_dir()]
     if folders and files:
@@ -278,6 +284,36 @@ def pair_paths(
             prediction, reference, masks=mask, target_name=target_name, mask_name=mask_name
         )
     return [CaseFiles(_case_of(prediction), prediction, reference, mask)], {}
+
+
+def pair_manifest(
+    prediction: Path, cases: Sequence[Case]
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Match a folder of predictions with the targets and masks of a manifest's cases.
+
+    Returns:
+        The cases with a prediction, and for the others why they are left out.
+
+    Raises:
+        ImageReadError: If the folder does not exist.
+        EvaluationError: If no case has a prediction.
+    """
+    failures: dict[str, str] = {}
+    predictions = _images_by_case(prediction, PREDICTION_NAMES, failures, True)
+    pairs = [
+        CaseFiles(case.name, predictions[case.name], case.target, case.mask)
+        for case in cases
+        if case.name in predictions and case.name not in failures
+    ]
+    for case in cases:
+        if case.name not in predictions:
+            failures[case.name] = f"no prediction for this case in {prediction}"
+    if not pairs:
+        raise EvaluationError(
+            f"no case in common: {prediction} has {_listed(predictions)}, the manifest "
+            f"{', '.join(case.name for case in cases[:4]) or 'none in this split'}"
+        )
+    return pairs, failures
 
 
 def pair_folders(

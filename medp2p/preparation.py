@@ -56,7 +56,7 @@ def check_space(output: Path, needed: int) -> None:
         free = shutil.disk_usage(place).free
     if needed > free:
         raise OutputError(
-            f"{output}: needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
+            f"{output}: needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
             "free some space or choose another disk"
         )
 

@@ -6,7 +6,6 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform
 
 from medp2p.errors import GeometryError
 from medp2p.io.remedies import convert_with
@@ -36,9 +35,10 @@ def refuse_sheared(volume: Volume) -> None:
     """Raise GeometryError if the axes are more than `MAX_SHEAR_DEGREES` off perpendicular."""
     shear = shear_degrees(volume.affine)
     if shear > MAX_SHEAR_DEGREES:
+        remedy = convert_with(volume.path, "--resample") if volume.path else "resample it first"
         raise GeometryError(
             f"{volume.name}: the axes are {shear:.2f} degrees off perpendicular, expected at most "
-            f"{MAX_SHEAR_DEGREES}; resample it: {convert_with(volume.name, '--resample')}"
+            f"{MAX_SHEAR_DEGREES}; {remedy}"
         )
 
 
@@ -56,6 +56,8 @@ def resample_orthogonal(volume: Volume) -> Volume:
     Raises:
         GeometryError: If the new grid would have over `MAX_RESAMPLED_GROWTH` times the voxels.
     """
+    from scipy.ndimage import affine_transform  # costs 0.2 s, and is seldom needed
+
     directions, upper = np.linalg.qr(volume.affine[:3, :3])
     directions = directions * np.where(np.diag(upper) < 0, -1.0, 1.0)
     spacing = np.abs(np.diag(upper))

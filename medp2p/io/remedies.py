@@ -6,6 +6,6 @@ import shlex
 from pathlib import Path
 
 
-def convert_with(path: Path | str, option: str) -> str:
+def convert_with(path: Path, option: str) -> str:
     """Return the ``medp2p convert`` command that reads ``path`` with an option."""
     return f"medp2p convert {shlex.quote(str(path))} OUT {option}"
