@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases of a batch failed.
     """
+    # Idle OpenMP threads that spin slow a busy machine down by a factor; read by torch's OpenMP.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(args=list(arguments) if arguments is not None else None)
     except MedP2PError as error:

@@ -60,6 +60,8 @@ def train(
             processes=processes,
             display=display,
         )
+    if not result.leading:
+        return
     if result.interrupted:
         typer.echo(
             f"stopped in epoch {result.epochs + 1}, everything is saved; go on with "
@@ -67,5 +69,5 @@ def train(
             err=True,
         )
         raise typer.Exit(1)
-    metrics = "".join(f", validation {k} {v:.4g}" for k, v in result.metrics.items())
-    typer.echo(f"{result.model}: {result.epochs} epochs{metrics}")
+    mae = "".join(f", validation {k} {v:.4g}" for k, v in list(result.metrics.items())[:1])
+    typer.echo(f"{result.model}: {result.epochs} epochs{mae}")

@@ -14,6 +14,9 @@ from medp2p.training import Display, EpochReport, StepReport
 from .progress import progress_bar
 
 
+_TISSUES = ("air_hu", "soft_hu", "bone_hu")
+
+
 class TrainingDisplay(Display):
     """Shows progress on stderr."""
 
@@ -43,5 +46,6 @@ class TrainingDisplay(Display):
     def epoch(self, report: EpochReport) -> None:
         """Print the validation result, if there is one."""
         if report.metrics:
-            metrics = "  ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
+            shown = {k: v for k, v in report.metrics.items() if not k.endswith(_TISSUES)}
+            metrics = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             typer.echo(f"epoch {report.epoch}: validation {metrics}", err=True)

@@ -13,6 +13,7 @@ Volumes are decoded once. A slice of any plane, or a stack of neighbours, is a v
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -83,6 +84,7 @@ class PreparedWriter:
         self._preprocessing = preprocessing
         self._sources = list(sources)
         self._cases: list[PreparedCase] = []
+        self._digest = hashlib.sha256()
         self._voxels: BinaryIO = (folder / VOXELS_FILE).open("wb")
         self._masks: BinaryIO = (folder / MASKS_FILE).open("wb")
 
@@ -119,6 +121,7 @@ class PreparedWriter:
             "sources": self._sources,
             "preprocessing": self._preprocessing.model_dump(mode="json"),
             "preprocessing_hash": settings_hash(self._preprocessing),
+            "voxels_sha256": self._digest.hexdigest(),
             "cases": [asdict(case) for case in self._cases],
         }
         (self._folder / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -128,10 +131,11 @@ class PreparedWriter:
         self._voxels.close()
         self._masks.close()
 
-    @staticmethod
-    def _append(file: BinaryIO, array: NDArray[Any], dtype: str) -> int:
+    def _append(self, file: BinaryIO, array: NDArray[Any], dtype: str) -> int:
         offset = file.tell() // np.dtype(dtype).itemsize
-        file.write(np.ascontiguousarray(array, dtype=dtype).data)
+        data = np.ascontiguousarray(array, dtype=dtype).data
+        self._digest.update(data)
+        file.write(data)
         return offset
 
 
@@ -142,6 +146,7 @@ class PreparedData:
         folder: Where it lies.
         sources: Names of the source contrasts, in channel order.
         preprocessing: The settings that made it.
+        hash: SHA-256 of the voxels, as they were written.
         cases: All cases.
         voxels: int16 codes, flat.
         masks: uint8, flat.
@@ -154,6 +159,7 @@ class PreparedData:
         self.folder = folder
         index = _read_index(folder)
         self.sources: list[str] = index["sources"]
+        self.hash: str = index["voxels_sha256"]
         self.preprocessing = PreprocessingSettings.model_validate(index["preprocessing"])
         self.cases = [_case_of_index(entry) for entry in index["cases"]]
         self.voxels: NDArray[np.int16] = _memory_map(folder / VOXELS_FILE, "<i2")

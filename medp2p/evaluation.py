@@ -23,7 +23,7 @@ from medp2p.errors import EvaluationError, GeometryError, ImageReadError, MedP2P
 from medp2p.files import write_text
 from medp2p.io import image_suffix, is_image, read_volume
 from medp2p.manifest import Case, read_manifest
-from medp2p.metrics import STRUCTURE_METRICS, TISSUES_HU, Profile, voxel_metrics
+from medp2p.metrics import TISSUES_HU, Profile, available_metrics
 from medp2p.preprocessing import CT_AIR_HU, resample
 from medp2p.volume import Volume, reorient
 
@@ -137,16 +137,11 @@ def evaluate_pair(
         notes.append(note)
     arrays = (predicted, reference.array, inside)
     try:
-        values = voxel_metrics(*arrays, profile)
+        values, missing = available_metrics(*arrays, profile)
     except EvaluationError as error:
         raise EvaluationError(f"{prediction.name} against {reference.name}: {error}") from error
-    try:
-        values[profile.structure_key] = STRUCTURE_METRICS[profile.structure](
-            *arrays, profile.value_range
-        )
-    except EvaluationError as error:
-        values[profile.structure_key] = math.nan
-        notes.append(str(error))
+    if missing:
+        notes.append(missing)
     notes += _error_notes(predicted, inside, values[profile.mae_key])
     name = WHOLE_VOLUME if mask is None else mask.name
     return CaseResult(case, values, profile, name, tuple(notes))

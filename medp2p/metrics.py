@@ -184,6 +184,36 @@ def compute_metrics(
     return values
 
 
+def metric_names(profile: Profile) -> list[str]:
+    """Return the names of a profile's metrics, without the counts of voxels."""
+    names = [profile.mae_key, profile.bias_key, "psnr_db"]
+    if profile.units == "HU":
+        names += [f"{kind}_{tissue}_hu" for tissue in TISSUES_HU for kind in ("mae", "bias")]
+    return [*names, profile.structure_key]
+
+
+def available_metrics(
+    prediction: Array, reference: Array, mask: Array | None, profile: Profile
+) -> tuple[dict[str, float], str | None]:
+    """Compute all metrics of a profile that have a value; as `compute_metrics` otherwise.
+
+    Returns:
+        The values, with NaN for a structure metric that runs out of mask, and why it did, or
+        None.
+
+    Raises:
+        EvaluationError: If `voxel_metrics` raises it.
+    """
+    values = voxel_metrics(prediction, reference, mask, profile)
+    structure = STRUCTURE_METRICS[profile.structure]
+    try:
+        values[profile.structure_key] = structure(prediction, reference, mask, profile.value_range)
+    except EvaluationError as error:
+        values[profile.structure_key] = math.nan
+        return values, str(error)
+    return values, None
+
+
 def voxel_metrics(
     prediction: Array, reference: Array, mask: Array | None, profile: Profile
 ) -> dict[str, float]:

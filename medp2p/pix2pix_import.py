@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medp2p.config import GeneratorSettings
-from medp2p.errors import CheckpointError
+from medp2p.checkpoint import BatchNorm, ModelCard, library_versions, save_model
+from medp2p.config import Config, GeneratorSettings, validate_config
+from medp2p.errors import CheckpointError, ConfigError
 from medp2p.networks.unet import UNetGenerator
 
 _ADVICE = (
@@ -22,6 +23,88 @@ _ADVICE = (
 )
 _WRAPPERS = ("module.", "_orig_mod.")
 _OUTERMOST = "model.model."
+
+
+def import_generator(
+    checkpoint: Path,
+    output: Path,
+    config: Config,
+    *,
+    batch_norm: BatchNorm = "per_batch",
+    grayscale: bool = False,
+    target_range: tuple[float, float] | None = None,
+    overwrite: bool = False,
+) -> ModelCard:
+    """Write a model file from a generator that the original project saved.
+
+    The weights don't tell how images became the generator's input in [-1, 1], nor what its
+    output stands for: the configuration must say so as it was in training.
+
+    Args:
+        checkpoint: A ``latest_net_G.pth``.
+        output: The model file to write.
+        config: Sources, stack, slice size and preprocessing. Its generator settings are
+            replaced by what the weights are.
+        batch_norm: ``per_batch`` as the original's test script translates by default,
+            ``running`` as with its ``--eval``.
+        grayscale: Make a generator trained on grey RGB images one of single channels.
+        target_range: What -1 and +1 of the output stand for; by default ``hu_range`` of the
+            settings, where the target is CT.
+        overwrite: Replace an existing output.
+
+    Returns:
+        What the model file says of itself.
+
+    Raises:
+        CheckpointError: If the weights cannot be used.
+        ConfigError: If they do not fit the configuration.
+        OutputError: If the output exists or cannot be written.
+    """
+    state = read_original_state(checkpoint)
+    try:
+        settings, in_channels, out_channels, weights = convert_generator_state(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    if grayscale:
+        if in_channels not in (1, 3) or out_channels not in (1, 3):
+            raise ConfigError(
+                f"{checkpoint}: a generator of {in_channels} channels to {out_channels}, "
+                "--grayscale is for 3 to 3; leave it out"
+            )
+        weights = to_grayscale(weights)
+        in_channels, out_channels = 1, 1
+    _check_channels(checkpoint, config, in_channels, out_channels)
+    if target_range is None and config.preprocessing.target.modality == "CT":
+        target_range = config.preprocessing.target.hu_range
+    if target_range is None:
+        raise ConfigError("name the target range: MR values that -1 and +1 stand for")
+    values = config.model_dump(mode="json")
+    values["method"]["generator"] = settings.model_dump(mode="json")
+    card = ModelCard(
+        config=validate_config(values, str(checkpoint)),
+        source_names=config.data.sources,
+        target_range=target_range,
+        batch_norm=batch_norm,
+        versions=library_versions(),
+    )
+    save_model(output, weights, card, overwrite=overwrite)
+    return card
+
+
+def to_grayscale(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights (in medp2p's naming) for one channel in and out, from those for three.
+
+    The first convolution's weights are summed over its input channels, which is exact if
+    they all showed the same image. The last one's are averaged over its output channels.
+    """
+    last = max(int(name.split(".")[1]) for name in weights if name.startswith("decoder."))
+    first_weight, last_stage = "encoder.0.0.weight", f"decoder.{last}.0"
+    return {
+        **weights,
+        first_weight: weights[first_weight].sum(dim=1, keepdim=True),
+        f"{last_stage}.weight": weights[f"{last_stage}.weight"].mean(dim=1, keepdim=True),
+        f"{last_stage}.bias": weights[f"{last_stage}.bias"].mean(dim=0, keepdim=True),
+    }
 
 
 def read_original_state(path: Path) -> dict[str, Tensor]:
@@ -87,6 +170,22 @@ def convert_generator_state(
     converted = _rename(state, levels)
     _check_fits(converted, settings, in_channels, out_channels)
     return settings, in_channels, out_channels, converted
+
+
+def _check_channels(checkpoint: Path, config: Config, in_channels: int, out_channels: int) -> None:
+    expected = len(config.data.sources) * config.slices.stack
+    if in_channels == expected and out_channels == 1:
+        return
+    advice = (
+        "pass --grayscale if it was trained on grey images stored as RGB"
+        if expected == 1
+        else "set data.sources and slices.stack as they were in training"
+    )
+    raise ConfigError(
+        f"{checkpoint}: a generator of {in_channels} channels to {out_channels}, the settings "
+        f"({', '.join(config.data.sources)}; stack {config.slices.stack}) say {expected} to 1; "
+        f"{advice}"
+    )
 
 
 def _unwrapped(name: str) -> str:

@@ -7,14 +7,13 @@ same CPU, with the very weights of one that was never interrupted.
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -39,26 +38,25 @@ from medp2p.checkpoint import (
 )
 from medp2p.config import Config, config_yaml, validate_config
 from medp2p.dataset import PreparedCase, PreparedData, SliceBatches
-from medp2p.errors import CheckpointError, ConfigError, TrainingError
+from medp2p.errors import CheckpointError, ConfigError, PreparedDataError, TrainingError
 from medp2p.files import output_errors, refuse_existing, write_text
+from medp2p.fingerprint import fingerprint
 from medp2p.inference import choose_device, predict_volume, resolve_precision
 from medp2p.methods import build_method
 from medp2p.methods.base import Method, learning_rate_factor
-from medp2p.metrics import masked_mae
+from medp2p.metrics import PROFILES, Profile, available_metrics, metric_names, range_profile
 from medp2p.preprocessing import decode, from_unit
+from medp2p.run_records import RunRecords
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.yaml"
-LOG_FILE = "log.csv"
 
 DEVICE_MEMORY_SHARE = 0.5
 """Prepared voxels move to the device if they take less than this share of its free memory."""
 
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 50}
 """Losses are looked at this often: looking waits for the device."""
-
-FINGERPRINT_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +93,14 @@ class TrainingResult:
         epochs: Epochs finished.
         interrupted: Whether a signal ended it; ``--resume`` goes on.
         metrics: Validation metrics of the model.
+        leading: Whether this process is the one of several that reports.
     """
 
     model: Path
     epochs: int
     interrupted: bool
     metrics: Mapping[str, float]
+    leading: bool
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def train(
     data.check_preprocessing(config.preprocessing)
     fabric = _make_fabric(device, config, processes)
     with _device_memory_errors(config), output_errors(output):
-        run = TrainingRun(data, output, config, fabric, display or Display())
+        watcher = display if display and fabric.is_global_zero else Display()
+        run = TrainingRun(data, output, config, fabric, watcher)
         run.begin(state, init)
         return run.go()
 
@@ -208,6 +209,8 @@ class TrainingRun:
         )
         self.steps = self._steps_per_epoch()
         self.validation = data.split("validation")
+        self.target_range = _typical_range(data)
+        self.profile = _validation_profile(config, self.target_range)
 
     def begin(self, state: Mapping[str, Any] | None, init: Path | None) -> None:
         """Take up a saved state or the weights of another model."""
@@ -216,16 +219,20 @@ class TrainingRun:
             load_weights(self.method.networks["generator"], weights, init)
         self.method.setup(self.fabric)
         if state is not None:
+            _check_same_data(state, self.data)
             self.method.load_state_dict(state["method"])
             self.progress = Progress(**state["progress"])
         elif self.fabric.is_global_zero:
             self.output.mkdir(parents=True, exist_ok=True)
             write_text(self.output / CONFIG_FILE, config_yaml(self.config), overwrite=True)
-        self._truncate_log()
+        if self.fabric.is_global_zero:
+            self.records = RunRecords(self.output, self.progress.epoch, metric_names(self.profile))
 
     def go(self) -> TrainingResult:
         """Train to the end, or until a signal or early stopping."""
-        with _stop_signals() as stop:
+        with _stop_signals() as stop, ExitStack() as closing:
+            if self.fabric.is_global_zero:
+                closing.callback(self.records.close)
             while self.progress.epoch < self.total_epochs and not self._out_of_patience():
                 if not self._train_epoch(stop):
                     self._save_state()
@@ -305,31 +312,36 @@ class TrainingRun:
         if progress.epoch % training.validate_every == 0 or last:
             metrics = self._validate()
             self._keep_if_best(metrics)
+        if self.fabric.is_global_zero:
+            self.records.add(progress.epoch, losses, metrics)
         if progress.epoch % training.save_every == 0 or last or self._out_of_patience():
             self._save_state()
-        if self.fabric.is_global_zero:
-            self._write_log(losses, metrics)
         self.display.epoch(EpochReport(progress.epoch, losses, metrics, rate))
 
     def _validate(self) -> dict[str, float]:
         """Translate whole validation volumes; mean metrics over them, the same everywhere."""
         if not self.validation:
             return {}
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        mine = [self._validate_case(case) for case in self.validation[rank::world]]
-        total = torch.tensor([sum(mine), len(mine)], dtype=torch.float64, device="cpu")
-        summed: Any = self.fabric.all_reduce(total.to(self.fabric.device), reduce_op="sum")
-        mae = float(summed[0] / summed[1])
-        if self.fabric.is_global_zero:
-            self._write_sample(self.validation[0])
-        return {"mae": mae}
-
-    def _validate_case(self, case: PreparedCase) -> float:
-        prediction, target = self._predict(case)
-        return masked_mae(prediction, target, self.data.mask(case) > 0)
+        keys = metric_names(self.profile)
+        sums = np.zeros((len(keys), 2))
+        for case in self.validation[self.fabric.global_rank :: self.fabric.world_size]:
+            prediction, target = self._predict(case)
+            values, _ = available_metrics(
+                prediction, target, self.data.mask(case) > 0, self.profile
+            )
+            row = np.array([values[key] for key in keys])
+            known = np.isfinite(row)
+            sums += np.stack([np.where(known, row, 0), known], axis=1)
+            if case is self.validation[0]:
+                self._write_sample(case, prediction, target)
+        total: Any = self.fabric.all_reduce(
+            torch.from_numpy(sums).to(self.fabric.device), reduce_op="sum"
+        )
+        pairs = zip(keys, total.tolist(), strict=True)
+        return {key: value / count for key, (value, count) in pairs if count}
 
     def _predict(self, case: PreparedCase) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Prediction and target of one case on its training grid, in HU or MR units."""
+        """Prediction and target of one case on its training grid, in the model's units."""
         unit = predict_volume(
             self.method.translate,
             decode(self.data.source(case)),
@@ -337,13 +349,12 @@ class TrainingRun:
             self.fabric.device,
             self.config.training.batch_size,
         )
-        low, high = case.target_range
-        prediction = np.clip(from_unit(unit, case.target_range), low, high)
-        return prediction, from_unit(decode(self.data.target(case)), case.target_range)
+        prediction = np.clip(from_unit(unit, self.target_range), *self.target_range)
+        return prediction, from_unit(decode(self.data.target(case)), self.target_range)
 
     def _keep_if_best(self, metrics: Mapping[str, float]) -> None:
         progress = self.progress
-        mae = metrics.get("mae", -math.inf)
+        mae = metrics.get(self.profile.mae_key, -math.inf)
         if mae >= progress.best_mae:
             progress.validations_since_best += 1
             return
@@ -359,12 +370,10 @@ class TrainingRun:
             )
 
     def _card(self) -> ModelCard:
-        ranges = np.array([case.target_range for case in self.data.split("train")])
-        low, high = (float(v) for v in np.median(ranges, axis=0))
         return ModelCard(
             config=self.config,
             source_names=tuple(self.data.sources),
-            target_range=(low, high),
+            target_range=self.target_range,
             fingerprint=fingerprint(self.data),
             metrics={f"validation_{name}": value for name, value in self.progress.metrics.items()},
             progress={"epoch": self.progress.model_epoch},
@@ -375,57 +384,24 @@ class TrainingRun:
         if self.fabric.is_global_zero:
             state = {
                 "config": self.config.model_dump(mode="json"),
+                "prepared_sha256": self.data.hash,
                 "progress": vars(self.progress),
                 "method": self.method.state_dict(),
             }
             save_state(self.output / STATE_FILE, state)
         self.fabric.barrier()
 
-    def _write_sample(self, case: PreparedCase) -> None:
-        from medp2p.pictures import write_case_picture
-
-        prediction, target = self._predict(case)
-        source = decode(self.data.source(case)[0])
-        path = self.output / "samples" / f"epoch_{self.progress.epoch:04d}.png"
-        write_case_picture(
-            path,
-            source,
+    def _write_sample(
+        self, case: PreparedCase, prediction: NDArray[np.float32], target: NDArray[np.float32]
+    ) -> None:
+        self.records.add_sample(
+            self.progress.epoch,
+            self.data,
+            case,
             prediction,
             target,
-            self.data.mask(case) > 0,
-            spacing_kji=case.grid.spacing_mm[::-1].tolist(),
-            modalities=(
-                self.config.preprocessing.source.modality,
-                self.config.preprocessing.target.modality,
-            ),
+            self.config.preprocessing,
         )
-
-    def _write_log(self, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        row = {"epoch": self.progress.epoch, **losses, "validation_mae": metrics.get("mae", "")}
-        path = self.output / LOG_FILE
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        with SummaryWriter(str(self.output / "tensorboard")) as board:
-            for name, value in losses.items():
-                board.add_scalar(f"loss/{name}", value, self.progress.epoch)
-            for name, value in metrics.items():
-                board.add_scalar(f"validation/{name}", value, self.progress.epoch)
-
-    def _truncate_log(self) -> None:
-        """Drop rows of epochs that will be trained again after a resume."""
-        path = self.output / LOG_FILE
-        if not self.fabric.is_global_zero or not path.exists():
-            return
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-        kept = [row for row in rows[1:] if row and int(row[0]) <= self.progress.epoch]
-        text = "\n".join(",".join(row) for row in [rows[0], *kept]) + "\n"
-        write_text(path, text, overwrite=True)
 
     def _build_method(self) -> Method:
         channels = len(self.data.sources) * self.config.slices.stack
@@ -471,44 +447,12 @@ class TrainingRun:
 
     def _result(self, *, interrupted: bool) -> TrainingResult:
         return TrainingResult(
-            self.output / MODEL_FILE, self.progress.epoch, interrupted, self.progress.metrics
+            model=self.output / MODEL_FILE,
+            epochs=self.progress.epoch,
+            interrupted=interrupted,
+            metrics=self.progress.metrics,
+            leading=self.fabric.is_global_zero,
         )
-
-
-def fingerprint(data: PreparedData) -> dict[str, Any]:
-    """Say what the training data look like.
-
-    Returns:
-        Number of cases; ranges over cases of the training grid's spacing and of the body's
-        extent in mm (left-right, back-front, feet-head); quantiles of the first source's unit
-        values inside the body, averaged over cases; ranges of the source's own values.
-    """
-    cases = data.split("train")
-    spacing = np.array([case.grid.spacing_mm for case in cases])
-    extent = np.array([_body_extent_mm(data, case) for case in cases])
-    quantiles = [
-        np.quantile(decode(data.source(case)[0][data.mask(case) > 0]), FINGERPRINT_QUANTILES)
-        for case in cases
-    ]
-    source_ranges = np.array([case.source_ranges[0] for case in cases])
-    return {
-        "cases": len(cases),
-        "spacing_mm": [spacing.min(axis=0).tolist(), spacing.max(axis=0).tolist()],
-        "body_extent_mm": [extent.min(axis=0).tolist(), extent.max(axis=0).tolist()],
-        "source_quantiles": dict(
-            zip(map(str, FINGERPRINT_QUANTILES), np.mean(quantiles, axis=0).tolist(), strict=True)
-        ),
-        "source_range": [float(source_ranges.min()), float(source_ranges.max())],
-    }
-
-
-def _body_extent_mm(data: PreparedData, case: PreparedCase) -> NDArray[np.float64]:
-    mask = data.mask(case) > 0
-    lengths = [
-        np.ptp(np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))) + 1
-        for axis in (2, 1, 0)
-    ]
-    return np.array(lengths) * case.grid.spacing_mm
 
 
 @dataclass
@@ -576,15 +520,46 @@ def _settle_config(config: Config | None, state: Mapping[str, Any] | None, outpu
 def _make_fabric(device: str, config: Config, processes: int) -> Fabric:
     place = choose_device(device)
     precision = resolve_precision(config.training.precision, place)
-    world = max(processes, int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))))
+    here, world = _processes(processes)
     fabric = Fabric(
-        accelerator="cuda" if place.type == "cuda" else place.type,
-        devices=[place.index] if place.index is not None else processes,
+        accelerator=place.type,
+        devices=here if place.index is None else [place.index],
+        num_nodes=world // here,
         strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
     return fabric
+
+
+def _processes(asked: int) -> tuple[int, int]:
+    """Processes on this machine and in all: as torchrun or SLURM started them, or as asked."""
+    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or asked)
+    here = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE")
+    return int(here or world), world
+
+
+def _typical_range(data: PreparedData) -> tuple[float, float]:
+    """What -1 and +1 stand for in the output: the median over training cases (CT: the same)."""
+    ranges = [case.target_range for case in data.split("train")]
+    if not ranges:
+        raise PreparedDataError(f"{data.folder}: no case is in the split 'train'")
+    low, high = np.median(ranges, axis=0)
+    return float(low), float(high)
+
+
+def _validation_profile(config: Config, target_range: tuple[float, float]) -> Profile:
+    if config.preprocessing.target.modality == "CT":
+        return PROFILES["synthrad2025"]
+    return range_profile(*target_range)
+
+
+def _check_same_data(state: Mapping[str, Any], data: PreparedData) -> None:
+    if state["prepared_sha256"] != data.hash:
+        raise PreparedDataError(
+            f"{data.folder}: not the data that the run began with; resume with those, or start "
+            "a new run with --init"
+        )
 
 
 def _memory_for_data(fabric: Fabric) -> float:

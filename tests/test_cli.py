@@ -100,7 +100,7 @@ def test_the_whole_job_through_the_command(capsys, case_folder, tiny_config, tmp
     code, out, err = run(capsys, "prepare", tmp_path / "m.csv", prepared, "-c", config)
     assert (code, "6 cases" in out, "MB" in err) == (0, True, True)
     code, out, _ = run(capsys, "train", prepared, tmp_path / "run", "-c", config, "--device", "cpu")
-    assert (code, "2 epochs, validation mae" in out) == (0, True)
+    assert (code, "2 epochs, validation mae_hu" in out) == (0, True)
     code, out, _ = run(capsys, "info", model)
     assert code == 0
     assert "MR (mr) to CT, -1024 to 3071 HU" in out

@@ -197,7 +197,7 @@ def test_validation_and_translation_predict_the_same(model, prepared_folder, cas
     result = translate(read_volume(folder / "mr.nii.gz"), model, mask=mask, precision="fp32")
     target = read_volume(folder / "ct.nii.gz").array
     mae = masked_mae(result.array, target, mask.array > 0)
-    assert mae == pytest.approx(model.card.metrics["validation_mae"], rel=1e-3)
+    assert mae == pytest.approx(model.card.metrics["validation_mae_hu"], rel=1e-3)
 
 
 def test_wrong_inputs_are_refused(model, scan):

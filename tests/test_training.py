@@ -55,7 +55,7 @@ def test_a_run_leaves_a_model_a_state_a_log_and_a_picture(trained_run, tiny_conf
     rows = read_log(trained_run)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["l1"]) < float(rows[0]["l1"])
-    assert float(rows[1]["validation_mae"]) > 0
+    assert float(rows[1]["validation_mae_hu"]) > 0
     assert sorted(p.name for p in (trained_run / "samples").iterdir())[-1] == "epoch_0002.png"
 
 
@@ -65,7 +65,7 @@ def test_the_card_says_what_the_model_is(trained_run, tiny_config):
     assert card.source_names == ("mr",)
     assert card.target_range == (-1024.0, 3071.0)
     assert card.fingerprint["cases"] == 4
-    assert card.metrics["validation_mae"] > 0
+    assert card.metrics["validation_mae_hu"] > 0
     assert card.versions["torch"] == torch.__version__
     assert len(digest) == 64
 
@@ -110,11 +110,8 @@ def test_a_signal_finishes_the_step_and_the_resumed_run_is_equal(
     assert log.read_text() == expected.read_text()
 
 
-TRAIN = "import sys\nfrom medp2p.cli import main\nmain(['train', *sys.argv[1:]])"
-
-
-def start_training(*arguments: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", TRAIN, *map(str, arguments)]
+def start_training(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    command = [sys.executable, *launcher, "-m", "medp2p.cli", "train", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -193,10 +190,10 @@ def test_the_best_epoch_is_kept(prepared_folder, tiny_config, tmp_path):
         prepared_folder, tmp_path / "r", with_training(tiny_config, epochs=6), device="cpu"
     )
     rows = read_log(tmp_path / "r")
-    best = min(rows, key=lambda row: float(row["validation_mae"]))
+    best = min(rows, key=lambda row: float(row["validation_mae_hu"]))
     card, _ = read_card(result.model)
     assert card.progress["epoch"] == int(best["epoch"])
-    assert card.metrics["validation_mae"] == pytest.approx(float(best["validation_mae"]))
+    assert card.metrics["validation_mae_hu"] == pytest.approx(float(best["validation_mae_hu"]))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
@@ -236,15 +233,20 @@ def test_a_damaged_state_is_refused(trained_run, prepared_folder, tmp_path):
         train(prepared_folder, tmp_path / "r", None, resume=True, device="cpu")
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2")
+
+
 @pytest.mark.slow
-def test_two_processes_train_together(prepared_folder, tiny_config, tmp_path):
+@pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["--processes 2", "torchrun"])
+def test_two_processes_train_together(prepared_folder, tiny_config, tmp_path, launcher):
     config = tmp_path / "c.yaml"
     config.write_text(config_yaml(with_training(tiny_config, batch_size=2)))
-    process = start_training(
-        prepared_folder, tmp_path / "r", "--config", config, "--device", "cpu", "--processes", "2"
-    )
-    assert process.wait(120) == 0, process.communicate()
-    process.communicate()
+    processes = () if launcher else ("--processes", "2")
+    options = ("--config", config, "--device", "cpu", *processes)
+    process = start_training(prepared_folder, tmp_path / "r", *options, launcher=launcher)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert out.decode().count("2 epochs") == 1
     rows = read_log(tmp_path / "r")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["l1"]) < float(rows[0]["l1"])

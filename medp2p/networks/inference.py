@@ -118,7 +118,7 @@ def _with_doubling(convolution: nn.Conv2d) -> nn.Module:
     doubled = torch.einsum("yi,xj,oaij->aoyx", taps, taps, weight)
     transposed.weight = nn.Parameter(doubled, requires_grad=False)
     transposed.bias = convolution.bias
-    return transposed
+    return transposed.eval()
 
 
 class _ToDtype(nn.Module):

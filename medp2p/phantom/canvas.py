@@ -65,7 +65,7 @@ class Canvas:
             moved = [self.smooth(Noise(rng, wavelength), wavelength) for _ in range(3)]
             for axis, by in zip(self.points, moved, strict=True):
                 axis += np.float32(size) * by
-            self._slack_mm += 4 * size
+            self._slack_mm += size * max(float(np.abs(by).max()) for by in moved)
 
     def box(self, low: NDArray[np.float64], high: NDArray[np.float64], pad_mm: float) -> Box:
         """Slices of the grid that hold all points between two corners; may be empty."""

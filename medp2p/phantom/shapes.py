@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
@@ -180,7 +180,7 @@ def tube(points: Sequence[Vector], radii: Sequence[float | Vector], pieces: int 
     knots = np.linspace(0, 1, len(points))
     at = np.linspace(0, 1, pieces + 1)
     full = np.array([np.broadcast_to(r, 3) for r in radii], float)
-    centres = CubicSpline(knots, np.asarray(points, float))(at)
+    centres = PchipInterpolator(knots, np.asarray(points, float))(at)
     widths = np.stack([np.interp(at, knots, full[:, i]) for i in range(3)], 1)
     steps = range(pieces)
     return Union(

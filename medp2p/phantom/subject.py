@@ -256,7 +256,7 @@ def _canvas(
         np.array(np.broadcast_to(p, (i, j, k))) for p in _positions((i, j, k), index_to_body)
     )
     spacing: NDArray[np.float64] = grid.spacing_mm / parts
-    body_to_index: NDArray[np.float64] = np.linalg.inv(index_to_body)
+    body_to_index = np.asarray(np.linalg.inv(index_to_body), np.float64)
     canvas = Canvas((x, y, z), body_to_index, spacing, table)
     canvas.bend(rng, BEND_MM[anatomy])
     return canvas
