@@ -13,7 +13,6 @@ from medp2p.training import Display, EpochReport, StepReport
 
 from .progress import progress_bar
 
-
 _TISSUES = ("air_hu", "soft_hu", "bone_hu")
 
 

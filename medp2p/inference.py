@@ -10,6 +10,7 @@ Neither MONAI nor Lightning is imported here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -224,27 +225,26 @@ def predict_volume(
         float32 (K, J, I) in unit range.
     """
     axis = PLANE_AXIS[settings.plane]
-    slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(unit, axis + 1, 0)))
+    slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(unit, axis + 1, 0))).to(device)
     count, _, height, width = slices.shape
     rows, columns = settings.size
-    tiles = [(r, c) for r in tile_starts(height, rows) for c in tile_starts(width, columns)]
-    ramp = torch.outer(_ramp(rows), _ramp(columns))
-    total = torch.zeros(count, max(height, rows), max(width, columns))
+    padded, top, left = _pad_to(slices, max(height, rows), max(width, columns))
+    neighbours = torch.tensor(
+        [stack_indices(i, settings.stack, count) for i in range(count)], device=device
+    )
+    ramp = torch.outer(_ramp(rows), _ramp(columns)).to(device)
+    total = torch.zeros(count, *padded.shape[-2:], device=device)
     weight = torch.zeros_like(total[0])
-    for r, c in tiles:
-        weight[r : r + rows, c : c + columns] += ramp
-    padded = _pad_to(slices, max(height, rows), max(width, columns))
-    jobs = [(index, tile) for index in range(count) for tile in tiles]
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        inputs = torch.stack([_tile(padded, i, t, settings) for i, t in part])
-        outputs = predict(inputs.to(device)).float().cpu()[:, 0]
-        for (index, (r, c)), output in zip(part, outputs, strict=True):
-            total[index, r : r + rows, c : c + columns] += ramp * output
-    total /= weight
-    top, left = (max(rows - height, 0)) // 2, (max(columns - width, 0)) // 2
-    prediction = total[:, top : top + height, left : left + width].numpy()
-    return np.moveaxis(prediction, 0, axis)
+    for r, c in itertools.product(tile_starts(height, rows), tile_starts(width, columns)):
+        tile = (..., slice(r, r + rows), slice(c, c + columns))
+        weight[tile] += ramp
+        for first in range(0, count, batch_size):
+            batch = slice(first, first + batch_size)
+            stacks = padded[tile][neighbours[batch]]  # (N, stack, C, rows, columns)
+            inputs = stacks.transpose(1, 2).flatten(1, 2)
+            total[batch][tile] += ramp * predict(inputs)[:, 0]
+    blended = (total / weight)[:, top : top + height, left : left + width]
+    return np.moveaxis(blended.cpu().numpy(), 0, axis)
 
 
 def tile_starts(have: int, want: int) -> list[int]:
@@ -304,14 +304,9 @@ def _ramp(size: int) -> Tensor:
     return torch.minimum(position + 1, size - position).float()
 
 
-def _pad_to(slices: Tensor, height: int, width: int) -> Tensor:
+def _pad_to(slices: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+    """Pad with -1 around the centre; also returns the rows above and the columns to the left."""
     rows, columns = height - slices.shape[-2], width - slices.shape[-1]
-    pad = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
-    return torch.nn.functional.pad(slices, pad, value=-1.0)
-
-
-def _tile(padded: Tensor, index: int, tile: tuple[int, int], settings: SliceSettings) -> Tensor:
-    (r, c), (rows, columns) = tile, settings.size
-    neighbours = stack_indices(index, settings.stack, len(padded))
-    part = padded[neighbours, :, r : r + rows, c : c + columns]
-    return part.transpose(0, 1).reshape(-1, rows, columns)
+    top, left = rows // 2, columns // 2
+    pad = (left, columns - left, top, rows - top)
+    return torch.nn.functional.pad(slices, pad, value=-1.0), top, left

@@ -206,7 +206,7 @@ def test_wrong_inputs_are_refused(model, scan):
         translate(ct, model)
     with pytest.raises(MedP2PError, match="1 source"):
         translate([scan, scan], model)
-    with pytest.raises(ImageReadError, match="contrast|no body"):
+    with pytest.raises(ImageReadError, match=r"contrast|no body"):
         translate(scan.with_array(np.zeros(scan.shape, np.float32)), model)
     other = Volume(np.ones(scan.shape, np.uint8), np.eye(4), modality="MASK")
     with pytest.raises(GeometryError, match="not on the grid"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -277,6 +279,26 @@ def test_mhd_names_its_data_file_without_a_folder(tmp_path: Path) -> None:
     (tmp_path / "here").rename(tmp_path / "there")
     np.testing.assert_array_equal(read_volume(tmp_path / "there" / "scan.mhd").array, VALUES)
     assert sorted(f.name for f in (tmp_path / "there").iterdir()) == ["scan.mhd", "scan.zraw"]
+
+
+def test_an_mhd_is_never_beside_the_wrong_data(tmp_path: Path) -> None:
+    """Old header away, new data, new header: seen through Python's audit events."""
+    write_volume(Volume(VALUES, LPS_AFFINE), tmp_path / "scan.mhd")
+    code = (
+        "import os, sys\nfrom medp2p.io import read_volume, write_volume\n"
+        "volume = read_volume(sys.argv[1])\n"
+        "def note(event, arguments):\n"
+        "    if event in ('os.remove', 'os.rename'):\n"
+        "        place = arguments[event == 'os.rename']\n"
+        "        print(event, os.path.basename(place))\n"
+        "sys.addaudithook(note)\n"
+        "write_volume(volume, sys.argv[1], overwrite=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "scan.mhd")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    events = [line for line in done.stdout.splitlines() if ".tmp-" not in line]
+    assert events == ["os.remove scan.mhd", "os.rename scan.zraw", "os.rename scan.mhd"]
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.mhd").array, VALUES)
 
 
 def test_names_beyond_ascii(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_sheared_axes(tmp_path: Path, degrees: float, refused: bool) -> None:
         np.testing.assert_allclose(volume.affine, affine, atol=1e-6)
         write_volume(volume, tmp_path / "b.nii")
         np.testing.assert_allclose(read_volume(tmp_path / "b.nii").affine, affine, atol=1e-6)
+        assert nib.load(tmp_path / "b.nii").header["qform_code"] == 0
 
 
 def test_resampling_a_tilted_gantry_keeps_positions(tmp_path: Path) -> None:
@@ -378,12 +379,24 @@ def test_what_follows_the_gzip_data(tmp_path: Path) -> None:
 
 def test_wrong_checksum_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
-    write_volume(Volume(VALUES, SFORM), path)
-    whole = bytearray(path.read_bytes())
+    for shape in (SHAPE, (64, 64, 64)):
+        noise = np.random.default_rng(0).integers(0, 9999, shape).astype(np.int16)
+        write_volume(Volume(noise, SFORM), path, overwrite=True)
+        whole = bytearray(path.read_bytes())
+        whole[-6] ^= 1
+        path.write_bytes(whole)
+        with pytest.raises(ImageReadError, match="damaged"):
+            read_volume(path)
+
+
+def test_wrong_checksum_is_noticed_when_one_volume_of_many_is_read(tmp_path: Path) -> None:
+    four = np.random.default_rng(0).integers(0, 9999, (64, 64, 8, 20)).astype(np.int16)
+    nib.save(image(four), tmp_path / "a.nii.gz")
+    whole = bytearray((tmp_path / "a.nii.gz").read_bytes())
     whole[-6] ^= 1
-    path.write_bytes(whole)
+    (tmp_path / "a.nii.gz").write_bytes(whole)
     with pytest.raises(ImageReadError, match="damaged"):
-        read_volume(path)
+        read_volume(tmp_path / "a.nii.gz", volume_index=0)
 
 
 def test_several_gzip_members_are_one_file(tmp_path: Path) -> None:

@@ -213,8 +213,8 @@ def test_wrong_starts_are_refused(trained_run, prepared_folder, tiny_config, tmp
         train(prepared_folder, tmp_path / "r", None, resume=True, device="cpu")
     with pytest.raises(ConfigError, match="keeps its settings"):
         train(prepared_folder, trained_run, tiny_config, resume=True, device="cpu")
+    huge = with_training(tiny_config, batch_size=4096)
     with pytest.raises(TrainingError, match=r"training\.batch_size"):
-        huge = with_training(tiny_config, batch_size=4096)
         train(prepared_folder, tmp_path / "r", huge, device="cpu")
     other = tiny_config.model_copy(
         update={
