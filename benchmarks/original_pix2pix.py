@@ -64,12 +64,11 @@ def train_step(model: Any, source: Tensor, target: Tensor) -> dict[str, float]:
     """One step of the original's training; returns its losses, L1 without its weight."""
     model.set_input({"A": source, "B": target, "A_paths": [], "B_paths": []})
     model.optimize_parameters()
-    losses = model.get_current_losses()
     return {
-        "discriminator_real": losses["D_real"],
-        "discriminator_fake": losses["D_fake"],
-        "adversarial": losses["G_GAN"],
-        "l1": losses["G_L1"] / 100.0,
+        "discriminator_real": model.loss_D_real.item(),
+        "discriminator_fake": model.loss_D_fake.item(),
+        "adversarial": model.loss_G_GAN.item(),
+        "l1": model.loss_G_L1.item() / 100.0,
     }
 
 

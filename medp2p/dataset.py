@@ -158,10 +158,15 @@ class PreparedData:
     def __init__(self, folder: Path):
         self.folder = folder
         index = _read_index(folder)
-        self.sources: list[str] = index["sources"]
-        self.hash: str = index["voxels_sha256"]
-        self.preprocessing = PreprocessingSettings.model_validate(index["preprocessing"])
-        self.cases = [_case_of_index(entry) for entry in index["cases"]]
+        try:
+            self.sources: list[str] = index["sources"]
+            self.hash: str = index["voxels_sha256"]
+            self.preprocessing = PreprocessingSettings.model_validate(index["preprocessing"])
+            self.cases = [_case_of_index(entry) for entry in index["cases"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise PreparedDataError(
+                f"{folder / INDEX_FILE}: damaged, or of another medp2p; run `medp2p prepare` again"
+            ) from error
         self.voxels: NDArray[np.int16] = _memory_map(folder / VOXELS_FILE, "<i2")
         self.masks: NDArray[np.uint8] = _memory_map(folder / MASKS_FILE, "u1")
         voxels = sum((len(c.source_offsets) + 1) * int(np.prod(c.shape)) for c in self.cases)

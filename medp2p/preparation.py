@@ -16,7 +16,7 @@ from medp2p.config import PreprocessingSettings
 from medp2p.dataset import PreparedWriter
 from medp2p.errors import GeometryError, ManifestError, MedP2PError, OutputError
 from medp2p.files import atomic_folder, output_errors
-from medp2p.io import read_volume
+from medp2p.io import read_grid
 from medp2p.manifest import Case, write_manifest
 from medp2p.preprocessing import training_grid
 from medp2p.transforms import preparation_transforms
@@ -36,7 +36,7 @@ def needed_bytes(cases: Sequence[Case], settings: PreprocessingSettings) -> int:
     """
     total = 0
     for case in cases:
-        grid = training_grid(read_volume(next(iter(case.sources.values()))).grid, settings)
+        grid = training_grid(read_grid(next(iter(case.sources.values()))), settings)
         images = len(case.sources) + 1
         voxels = int(np.prod(grid.shape))
         total += voxels * (images * BYTES_PER_VOXEL_OF_IMAGE + BYTES_PER_VOXEL_OF_MASK)

@@ -20,6 +20,7 @@ from medp2p.io import (
     WRITE_SUFFIXES,
     image_suffix,
     is_image,
+    read_grid,
     read_volume,
     write_volume,
 )
@@ -443,3 +444,20 @@ def test_reading_loads_neither_torch_nor_simpleitk(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path / "a.mha")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("suffix", WRITE_SUFFIXES)
+def test_the_grid_is_read_without_the_voxels(suffix: str, tmp_path: Path) -> None:
+    volume = coordinate_phantom(oblique_affine(), 0)
+    path = tmp_path / f"a{suffix}"
+    write_volume(volume, path)
+    whole = read_volume(path).grid
+    if suffix not in (".mhd", ".nii.gz"):
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(ImageReadError):
+            read_volume(path)
+    found = read_grid(path)
+    assert found.shape == whole.shape
+    np.testing.assert_array_equal(found.affine, whole.affine)
+    with pytest.raises(ImageReadError, match="no such file"):
+        read_grid(tmp_path / f"none{suffix}")

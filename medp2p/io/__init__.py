@@ -8,15 +8,17 @@ right or millimetre, a `Volume` is RAS+ millimetres. What is refused, and why, i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medp2p.errors import ImageReadError, OutputError
 from medp2p.io.geometry import MAX_SHEAR_DEGREES, refuse_sheared, resample_orthogonal, shear_degrees
-from medp2p.io.metaimage import read_metaimage, write_metaimage
-from medp2p.io.nifti import NiftiFrame, read_nifti, write_nifti
-from medp2p.io.nrrd import read_nrrd, write_nrrd
+from medp2p.io.metaimage import read_metaimage, read_metaimage_grid, write_metaimage
+from medp2p.io.nifti import NiftiFrame, read_nifti, read_nifti_grid, write_nifti
+from medp2p.io.nrrd import read_nrrd, read_nrrd_grid, write_nrrd
 from medp2p.io.voxels import MAX_FLOAT32, VOXEL_TYPES, VoxelType
-from medp2p.volume import Volume
+from medp2p.volume import Grid, Volume
 
 __all__ = [
     "READ_SUFFIXES",
@@ -26,6 +28,7 @@ __all__ = [
     "VoxelType",
     "image_suffix",
     "is_image",
+    "read_grid",
     "read_volume",
     "write_volume",
 ]
@@ -92,7 +95,7 @@ def read_volume(
     if replace_non_finite is not None and not abs(replace_non_finite) <= MAX_FLOAT32:
         raise ValueError(f"replace_non_finite is {replace_non_finite}, expected a number")
     path = Path(path)
-    try:
+    with _reading(path):
         suffix = _readable_suffix(path)
         if suffix in _NIFTI:
             volume = read_nifti(
@@ -104,10 +107,6 @@ def read_volume(
         else:
             read = read_nrrd if suffix in _NRRD else read_metaimage
             volume = read(path, replace_non_finite=replace_non_finite, volume_index=volume_index)
-    except OSError as error:
-        raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise ImageReadError(f"{path}: does not fit into this machine's memory") from error
     if resample_sheared and shear_degrees(volume.affine) > MAX_SHEAR_DEGREES:
         volume = resample_orthogonal(volume)
     refuse_sheared(volume)
@@ -116,6 +115,31 @@ def read_volume(
     return volume.with_array(
         volume.array, modality=modality, units="HU" if modality == "CT" else None
     )
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Read where an image's voxels lie from its header, and no voxel.
+
+    Raises:
+        ImageReadError: If the file is missing or its header damaged.
+        GeometryError: As for `read_volume`, but for axes off perpendicular.
+    """
+    path = Path(path)
+    with _reading(path):
+        suffix = _readable_suffix(path)
+        if suffix in _NIFTI:
+            return read_nifti_grid(path)
+        return read_nrrd_grid(path) if suffix in _NRRD else read_metaimage_grid(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ImageReadError(f"{path}: does not fit into this machine's memory") from error
 
 
 def write_volume(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medp2p.errors import GeometryError
+from medp2p.errors import GeometryError, ImageReadError
 from medp2p.io.remedies import convert_with
-from medp2p.volume import Volume
+from medp2p.volume import Grid, Volume
 
 MAX_SHEAR_DEGREES = 0.5
 """Axes further from perpendicular than this are refused: most software ignores shear."""
@@ -96,3 +98,14 @@ def resample_orthogonal(volume: Volume) -> Volume:
         path=volume.path,
         nifti_code=volume.nifti_code,
     )
+
+
+def first_grid(path: Path, sizes: Sequence[int], affine: NDArray[np.float64]) -> Grid:
+    """Return the grid of the first three axes of an image.
+
+    Raises:
+        ImageReadError: If an axis has no voxel.
+    """
+    if min(sizes) < 1:
+        raise ImageReadError(f"{path}: an axis of {min(sizes)} voxels; the image is empty")
+    return Grid((sizes[0], sizes[1], sizes[2]), affine)

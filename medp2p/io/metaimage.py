@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medp2p.errors import GeometryError, ImageReadError
 from medp2p.files import atomic_file
-from medp2p.io.geometry import LPS_FROM_RAS, MAX_LENGTH_MM
+from medp2p.io.geometry import LPS_FROM_RAS, MAX_LENGTH_MM, first_grid
 from medp2p.io.meaning import meaning_of, note
 from medp2p.io.voxels import (
     VoxelType,
@@ -25,7 +25,7 @@ from medp2p.io.voxels import (
     settle_non_finite,
     write_compressed,
 )
-from medp2p.volume import Volume
+from medp2p.volume import Grid, Volume
 
 _DTYPES = {
     "MET_CHAR": "i1",
@@ -75,6 +75,14 @@ def read_metaimage(
     array = settle_non_finite(path, array, replace_non_finite)
     modality, units = meaning_of("medp2p " + fields.get("medp2p", ""))
     return Volume(array, affine, modality, units, path)
+
+
+def read_metaimage_grid(path: Path) -> Grid:
+    """Read where the voxels lie, and no voxel."""
+    with path.open("rb") as file:
+        fields = _read_fields(path, file)
+    sizes = _integers(path, fields, "DimSize", _axes(path, fields))
+    return first_grid(path, sizes, _affine(path, fields))
 
 
 def _read_fields(path: Path, file: IO[bytes]) -> dict[str, str]:

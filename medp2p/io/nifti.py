@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -65,20 +67,37 @@ def read_nifti(
     volume_index: int | None = None,
 ) -> Volume:
     """Read a NIfTI file; arguments and errors as for `medp2p.io.read_volume`."""
-    compressed = path.name.lower().endswith(".gz")
+    with _opened(path) as (header, stream):
+        shape, index = _shape(path, header, volume_index)
+        affine, code = _affine(path, header, shape, frame)
+        array = _read_array(path, header, stream, shape, index)
+    array = settle_non_finite(path, array, replace_non_finite)
+    modality, units = meaning_of(bytes(header["descrip"]).decode("ascii", "replace"))
+    return Volume(array, affine, modality, units, path, code)
+
+
+def read_nifti_grid(path: Path) -> Grid:
+    """Read where the voxels lie, and no voxel."""
+    with _opened(path) as (header, _):
+        shape, _ = _shape(path, header, None)
+        return Grid(shape, _affine(path, header, shape, None)[0])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[nib.Nifti1Header, IO[bytes]]]:
+    """The header, and the uncompressed stream of what follows it."""
+    compressed = _is_compressed(path)
     try:
         with path.open("rb") as file, damaged_data(path), np.errstate(invalid="ignore"):
             _check_compression(path, file, compressed)
             stream = cast("IO[bytes]", igzip.open(file, "rb")) if compressed else file
-            header = _read_header(path, stream)
-            shape, index = _shape(path, header, volume_index)
-            affine, code = _affine(path, header, shape, frame)
-            array = _read_array(path, header, stream, shape, index, compressed)
+            yield _read_header(path, stream), stream
     except HeaderDataError as error:
         raise ImageReadError(f"{path}: the NIfTI header is damaged ({error})") from error
-    array = settle_non_finite(path, array, replace_non_finite)
-    modality, units = meaning_of(bytes(header["descrip"]).decode("ascii", "replace"))
-    return Volume(array, affine, modality, units, path, code)
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
 
 
 def _check_compression(path: Path, file: IO[bytes], expected: bool) -> None:
@@ -202,7 +221,6 @@ def _read_array(
     stream: IO[bytes],
     shape: tuple[int, int, int],
     volume: int,
-    compressed: bool,
 ) -> NDArray[Any]:
     dtype = header.get_data_dtype()
     if dtype.name not in _READABLE:
@@ -222,11 +240,11 @@ def _read_array(
         path,
         claimed=int(offset) + volumes * volume_bytes,
         held=path.stat().st_size,
-        compressed=compressed,
+        compressed=_is_compressed(path),
     )
     skip = int(offset) - header.sizeof_hdr + volume * volume_bytes
     array = read_voxels(path, stream, shape, dtype, skip=skip)
-    if compressed:
+    if _is_compressed(path):
         read_to_end(stream)
     slope, intercept = header.get_slope_inter()
     if slope is None or (slope, intercept) == (1.0, 0.0):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medp2p.errors import GeometryError, ImageReadError
 from medp2p.files import atomic_file
-from medp2p.io.geometry import LPS_FROM_RAS, MAX_LENGTH_MM
+from medp2p.io.geometry import LPS_FROM_RAS, MAX_LENGTH_MM, first_grid
 from medp2p.io.meaning import meaning_of, note
 from medp2p.io.voxels import (
     VoxelType,
@@ -26,7 +26,7 @@ from medp2p.io.voxels import (
     settle_non_finite,
     write_compressed,
 )
-from medp2p.volume import Volume
+from medp2p.volume import Grid, Volume
 
 _TYPE_NAMES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -72,6 +72,14 @@ def read_nrrd(
     array = settle_non_finite(path, array, replace_non_finite)
     modality, units = meaning_of("medp2p " + meaning)
     return Volume(array, affine, modality, units, path)
+
+
+def read_nrrd_grid(path: Path) -> Grid:
+    """Read where the voxels lie, and no voxel."""
+    with path.open("rb") as file:
+        fields, _ = _read_fields(path, file)
+    sizes = _sizes(path, fields)
+    return first_grid(path, sizes, _affine(path, fields))
 
 
 def _read_fields(path: Path, file: IO[bytes]) -> tuple[dict[str, str], str]:
