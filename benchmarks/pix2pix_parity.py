@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
+import math
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +46,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--original", type=Path, required=True)
     parser.add_argument("--training-steps", type=int, default=20, help="of the short training")
+    parser.add_argument("--record", action="store_true", help="print the values of the tests")
     options = parser.parse_args()
     original = Original(options.original)
+    if options.record:
+        print_recorded_values(original)
+        return
     torch.manual_seed(0)
     failed = 0
     for what, difference, tolerance in all_checks(original, options.training_steps):
@@ -165,7 +172,7 @@ def check_training_steps(
         for name, network in (("generator", generator), ("discriminator", discriminator)):
             way = largest_over(final[name], initial[name])
             difference = largest_over(final[name], network.state_dict()) / way
-            yield f"{name} weights after {steps} steps, share of the way", difference, 1e-3
+            yield f"{name} weights after {steps} steps, share of the way", difference, 1e-2
 
 
 def largest_over(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -217,6 +224,55 @@ def compare_generators(
         yield f"{what}, --no_dropout", largest(expected, ours.train()(source)), TOLERANCE
         found = prepared(ours, True, source)
         yield f"{what}, --no_dropout, prepared", largest(expected, found), TOLERANCE
+
+
+def print_recorded_values(original: Original) -> None:
+    """Outputs of small networks of the original's classes with weights from a formula.
+
+    tests/test_pix2pix_import.py holds them and repeats `fill_by_formula`.
+    """
+    norms = {
+        "batch": nn.BatchNorm2d,
+        "instance": functools.partial(nn.InstanceNorm2d, affine=False, track_running_stats=False),
+    }
+    for levels, channels, norm in ((5, 4, "batch"), (7, 2, "batch"), (5, 4, "instance")):
+        network = original.networks.UnetGenerator(1, 1, levels, channels, norms[norm])
+        print_samples((levels, channels, norm), network, formula_images(1, 2 * 2**levels))
+    for norm in ("batch", "instance"):
+        network = original.networks.NLayerDiscriminator(2, 4, 3, norms[norm])
+        print_samples(("discriminator", norm), network, formula_images(2, 64))
+
+
+def print_samples(what: tuple[object, ...], network: nn.Module, source: Tensor) -> None:
+    """Five pixels of the output in evaluation and in training mode."""
+    fill_by_formula(network.state_dict())
+    for training in (False, True):
+        with torch.inference_mode():
+            output = network.train(training)(source.clone())[0, 0].flatten()
+        samples = output[:: len(output) // 5][:5].tolist()
+        print(f"    {(*what, training)}: {[round(value, 7) for value in samples]},")
+
+
+def fill_by_formula(state: dict[str, Tensor]) -> None:
+    """Weights that depend on names and shapes alone, on no random generator."""
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            continue
+        frequency = 0.618 * (1 + zlib.crc32(name.encode()) % 1000)
+        wave = torch.arange(1, tensor.numel() + 1, dtype=torch.float64).mul(frequency).sin()
+        if tensor.ndim == 4:
+            wave *= 0.5 / math.sqrt(max(tensor.shape[:2]))
+        elif name.endswith(("weight", "running_var")):
+            wave = 1 + 0.3 * wave
+        else:
+            wave *= 0.1
+        tensor.copy_(wave.reshape(tensor.shape))
+
+
+def formula_images(channels: int, size: int) -> Tensor:
+    """One image with values in [-1, 1]."""
+    index = torch.arange(channels * size * size, dtype=torch.float64)
+    return (0.01 * index + 1e-5 * index**2).sin().float().reshape(1, channels, size, size)
 
 
 def prepared(ours: UNetGenerator, per_batch_statistics: bool, source: Tensor) -> Tensor:

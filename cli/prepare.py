@@ -31,13 +31,17 @@ def prepare(
     the source where a case has none.
     """
     from medp2p.manifest import load_cases
-    from medp2p.preparation import needed_bytes
+    from medp2p.preparation import expected_seconds, needed_bytes
     from medp2p.preparation import prepare as prepare_cases
 
     settings = options.settings(preset, config, set_)
     cases = load_cases(data, settings.data)
     size = needed_bytes(cases, settings.preprocessing)
-    typer.echo(f"{len(cases)} cases, {size / 1e6:.0f} MB in {output}", err=True)
+    seconds = expected_seconds(size)
+    typer.echo(
+        f"{len(cases)} cases will take {size / 1e6:.0f} MB in {output} and about {seconds:.0f} s",
+        err=True,
+    )
     if dry_run:
         return
     began = time.perf_counter()

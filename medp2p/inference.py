@@ -83,7 +83,14 @@ class Translator:
                 self.predict_slices, unit, card.config.slices, self.device, self.batch_size
             )
 
-        return translate_with(predict, volumes, mask, card.config.preprocessing, card.target_range)
+        settings = card.config.preprocessing
+        try:
+            return translate_with(predict, volumes, mask, settings, card.target_range)
+        except torch.OutOfMemoryError as error:
+            raise MedP2PError(
+                f"{volumes[0].name}: the memory of {self.device} ran out; lower --batch-size "
+                f"(now {self.batch_size}) or use --device cpu"
+            ) from error
 
 
 def make_translator(

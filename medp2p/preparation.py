@@ -27,6 +27,9 @@ REPORT_FILE = "preparation.json"
 BYTES_PER_VOXEL_OF_IMAGE = 2
 BYTES_PER_VOXEL_OF_MASK = 1
 
+BYTES_PER_SECOND = 2e7
+"""Prepared bytes per second, with resampling and a mask to find, as seen on two cores."""
+
 
 def needed_bytes(cases: Sequence[Case], settings: PreprocessingSettings) -> int:
     """Return the size of the prepared folder, read off the images' headers.
@@ -41,6 +44,11 @@ def needed_bytes(cases: Sequence[Case], settings: PreprocessingSettings) -> int:
         voxels = int(np.prod(grid.shape))
         total += voxels * (images * BYTES_PER_VOXEL_OF_IMAGE + BYTES_PER_VOXEL_OF_MASK)
     return total
+
+
+def expected_seconds(size: int) -> float:
+    """A guess at how long preparing ``size`` bytes takes, from `BYTES_PER_SECOND`."""
+    return size / BYTES_PER_SECOND
 
 
 def check_space(output: Path, needed: int) -> None:

@@ -82,6 +82,9 @@ def _simplified(stage: list[nn.Module], per_batch_statistics: bool) -> list[nn.M
     for module in stage:
         if isinstance(module, nn.BatchNorm2d) and per_batch_statistics:
             modules.append(_instance_norm_like(module))
+        elif isinstance(module, nn.InstanceNorm2d):
+            modules[0].register_parameter("bias", None)  # the norm would take it away again
+            modules.append(module)
         elif isinstance(module, nn.BatchNorm2d):
             modules = [_with_norm(modules[0], module)]
         elif isinstance(module, nn.Conv2d) and modules:

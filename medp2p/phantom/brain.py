@@ -33,7 +33,7 @@ def paint_brain(head: Body, cavity: Array) -> None:
         return
     atrophy = abs(head.shift(1.0))
     canvas.fill("csf", box, cavity[box])
-    gap = np.float32(1.6 + 1.2 * atrophy)
+    gap = np.float32(1.2 + 0.8 * atrophy)
     region = _Region(box, canvas.points_in(box), -cavity[box] - gap)
     _paint_cerebrum(head, region, atrophy)
     _paint_cerebellum(head, region)
@@ -64,7 +64,7 @@ def _paint_cerebrum(head: Body, region: _Region, atrophy: float) -> None:
     sheet = np.abs(fold) / (gradient_length(fold, canvas.spacing_mm) + np.float32(0.012))
     beyond = np.maximum(np.minimum(convex * np.float32(0.55), depth + 6) - reach, 0)
     sulcus = np.sqrt(sheet**2 + beyond**2)
-    width = np.float32(0.25 + 0.35 * atrophy) + np.float32(1.0) * np.exp(-np.maximum(depth, 0) / 5)
+    width = np.float32(0.15 + 0.3 * atrophy) + np.float32(0.8) * np.exp(-np.maximum(depth, 0) / 5)
     surface = np.minimum(depth, sulcus - width)
     canvas.fill("grey_matter", region.box, -surface)
     canvas.fill("white_matter", region.box, np.float32(2.9) - surface)
@@ -74,9 +74,12 @@ def _folds(head: Body, region: _Region) -> Array:
     """A field whose zero level runs along the sulci, at right angles to the surface."""
     x, y, z = region.points
     q = np.sqrt((x / 66) ** 2 + ((y + 6) / 86) ** 2 + ((z - 4) / 70) ** 2) + np.float32(1e-3)
-    pull = (np.float32(0.3) + np.float32(0.7) / q).astype(np.float32)
+    pull = (np.float32(0.4) + np.float32(0.6) / q).astype(np.float32)
     pattern = Noise(head.rng, head.vary(22, 0.06), banded=True)
-    return pattern((x * pull, y * pull, z * pull))
+    bend = Noise(head.rng, 40)
+    wave = np.float32(5) * bend(region.points)
+    other = np.float32(5) * bend((y, z, x))
+    return pattern((x * pull + wave, y * pull + other, z * pull - wave))
 
 
 def _stem_and_middle(region: _Region) -> Array:

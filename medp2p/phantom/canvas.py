@@ -69,12 +69,12 @@ class Canvas:
 
     def box(self, low: NDArray[np.float64], high: NDArray[np.float64], pad_mm: float) -> Box:
         """Slices of the grid that hold all points between two corners; may be empty."""
-        pad = pad_mm + self._slack_mm
-        ends = np.array([np.asarray(low) - pad, np.asarray(high) + pad])
-        corners = np.stack(np.meshgrid(*ends.T, indexing="ij"), -1).reshape(8, 3)
-        index = corners @ self._body_to_index[:3, :3].T + self._body_to_index[:3, 3]
-        start = np.floor(index.min(0)).clip(0, self.shape).astype(int)
-        stop = (np.ceil(index.max(0)) + 1).clip(start, self.shape).astype(int)
+        half = (np.asarray(high) - low) / 2 + pad_mm + self._slack_mm
+        to_index = self._body_to_index[:3, :3]
+        middle = to_index @ ((np.asarray(high) + low) / 2) + self._body_to_index[:3, 3]
+        reach = np.abs(to_index) @ half
+        start = np.floor(middle - reach).clip(0, self.shape).astype(int)
+        stop = (np.ceil(middle + reach) + 1).clip(start, self.shape).astype(int)
         i, j, k = (slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
         return i, j, k
 

@@ -326,10 +326,10 @@ def _paint_temporal_bone(head: Head) -> None:
             canvas.fill("cortical_bone", box, deep)
             canvas.fill("air", box, np.maximum(deep + 0.7, wall))
         canal = tube(
-            [(side * 86, -12, -46), (side * 66, -10, -47), (side * 48, -8, -47)], [4, 3.6, 3], 4
+            [(side * 80, -12, -46), (side * 66, -10, -47), (side * 48, -8, -47)], [4, 3.6, 3], 4
         )
         canvas.paint("skin", canal, grow_mm=0.8)
-        canvas.paint("air", canal)
+        canvas.paint("air", canal, within=[head.outline])
         canvas.paint("air", ellipsoid((side * 44, -8, -47), (3.5, 5, 6)))
         canvas.paint("csf", ellipsoid((side * 33, -12, -44), (3.5, 2.2, 2.2)))
         canvas.paint("csf", tube([(side * 18, -16, -44), (side * 27, -14, -44)], [2.5, 2.2], 2))

@@ -109,7 +109,7 @@ def ellipsoid(
         slope = np.sqrt(sum(((q / level) ** (power - 1) / r[i]) ** 2 for i, q in enumerate(ratio)))
         return np.asarray((level - 1) / (slope + np.float32(1e-6)), np.float32)
 
-    reach = np.abs(axes) @ r
+    reach = np.sqrt(axes**2 @ r**2) if power == 2.0 else np.abs(axes) @ r
     return Shape(distance, np.subtract(centre, reach), np.add(centre, reach))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import label
 from scipy.spatial.transform import Rotation
 
 from medp2p.phantom.canvas import Canvas
@@ -128,7 +129,7 @@ def make_phantom(
     outside = paint(canvas, anatomy_rng)
 
     hu, hu_texture, mr_texture, *signals = block_mean(canvas.values, factor)
-    mask = block_mean((outside < 0)[None].astype(np.float32), factor)[0] >= 0.5
+    mask = _filled(block_mean((outside < 0)[None].astype(np.float32), factor)[0] >= 0.5)
     grain = correlated_noise(grid.shape, grid.spacing_mm, TEXTURE_GRAIN_MM, ct_rng)
     noise_free, ct = ct_image(hu + hu_texture * grain, grid.spacing_mm, ct_noise_hu, ct_rng)
     relative = np.maximum(1 + mr_texture * grain, 0)
@@ -282,6 +283,15 @@ def _positions(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Poin
         np.asarray(a[r, 0] * i + a[r, 1] * j + a[r, 2] * k + a[r, 3], np.float32) for r in range(3)
     )
     return x, y, z
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without holes: background that does not reach the border of the grid."""
+    parts, _ = label(~mask)
+    open_parts = [
+        np.unique(np.take(parts, side, axis)) for axis in range(3) for side in (0, -1)
+    ]
+    return ~np.isin(parts, np.setdiff1d(np.concatenate(open_parts), 0))
 
 
 def _scan(
