@@ -88,10 +88,16 @@ def main(output: Path) -> None:
             row = first_row + 2 * which
             draw(axes[row, column], mr, 0, float(np.percentile(mr, 99.7)))
             draw(axes[row + 1, column], middle_slice(subject.ct, level[0]), *CT_WINDOW_HU[anatomy])
-        axes[first_row, column].set_title(
-            f"{anatomy} {number % 6 + 1}, {contrast.upper()}", color="white", fontsize=9
+        axes[first_row, column].text(
+            0.03,
+            0.97,
+            f"{anatomy} {number % 6 + 1}, {contrast.upper()}",
+            color="white",
+            fontsize=9,
+            verticalalignment="top",
+            transform=axes[first_row, column].transAxes,
         )
-    figure.subplots_adjust(0.002, 0.002, 0.998, 0.98, 0.01, 0.01)
+    figure.subplots_adjust(0.002, 0.002, 0.998, 0.998, 0.01, 0.01)
     output.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=100, facecolor="black")

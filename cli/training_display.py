@@ -9,7 +9,7 @@ from typing import Self
 
 import typer
 
-from medp2p.training import Display, EpochReport, StepReport
+from medp2p.run_records import Display, EpochReport, StepReport
 
 from .progress import progress_bar
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from medp2p.checkpoint import Model
 from medp2p.config import ImageSettings, PreprocessingSettings, SliceSettings
 from medp2p.dataset import PLANE_AXIS, stack_indices
+from medp2p.devices import Precision, choose_device, resolve_precision
 from medp2p.errors import MedP2PError
-from medp2p.networks.inference import bf16_is_fast, prepare_for_inference
+from medp2p.networks.inference import prepare_for_inference
 from medp2p.preprocessing import (
     body_mask,
     carry_mask,
@@ -41,7 +42,6 @@ from medp2p.volume import Grid, Volume
 TILE_OVERLAP = 0.25
 """Neighbouring tiles of a slice larger than the network's overlap by at least this share."""
 
-Precision = Literal["auto", "fp32", "bf16"]
 Mask = Volume | Literal["auto", "none"]
 """A body mask on the source's grid, or: find it in the source, or: keep every voxel."""
 
@@ -261,31 +261,6 @@ def tile_starts(have: int, want: int) -> list[int]:
     step = max(1, int(want * (1 - TILE_OVERLAP)))
     count = -(-(have - want) // step) + 1
     return [round(i * (have - want) / (count - 1)) for i in range(count)]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the named device; ``"auto"`` is the first GPU, or the CPU.
-
-    Raises:
-        MedP2PError: If there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise MedP2PError(
-            f"device {name!r} is not available here; use --device cpu, or auto"
-        ) from error
-    return device
-
-
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Choose bf16 for ``"auto"`` where the device multiplies in it natively, else fp32."""
-    if precision != "auto":
-        return precision
-    return "bf16" if bf16_is_fast(device) else "fp32"
 
 
 def _check_sources(

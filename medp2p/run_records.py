@@ -1,9 +1,10 @@
-"""What a training run writes for people: a table, curves and sample pictures."""
+"""What a training run tells people: progress, a table, curves and sample pictures."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,47 @@ from medp2p.preprocessing import decode
 LOG_FILE = "log.csv"
 CURVES_FOLDER = "tensorboard"
 SAMPLES_FOLDER = "samples"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress display is told after a step.
+
+    Attributes:
+        epoch: The epoch under way, from 1.
+        epochs: In all.
+        images: Slices trained on since the last report.
+        images_done: Of the whole run.
+        images_in_all: Of the whole run.
+        losses: Mean losses of the epoch so far, by name.
+    """
+
+    epoch: int
+    epochs: int
+    images: int
+    images_done: int
+    images_in_all: int
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What a display is told after an epoch: mean losses and, when validated, metrics."""
+
+    epoch: int
+    losses: Mapping[str, float]
+    metrics: Mapping[str, float]
+    images_per_second: float
+
+
+class Display:
+    """What watches a run; this one is silent."""
+
+    def step(self, report: StepReport) -> None:
+        """Called after steps whose losses were looked at."""
+
+    def epoch(self, report: EpochReport) -> None:
+        """Called after an epoch."""
 
 
 class RunRecords:

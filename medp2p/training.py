@@ -7,16 +7,14 @@ same CPU, with the very weights of one that was never interrupted.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -38,15 +36,17 @@ from medp2p.checkpoint import (
 )
 from medp2p.config import Config, config_yaml, validate_config
 from medp2p.dataset import PreparedCase, PreparedData, SliceBatches
+from medp2p.devices import choose_device, resolve_precision
 from medp2p.errors import CheckpointError, ConfigError, PreparedDataError, TrainingError
 from medp2p.files import output_errors, refuse_existing, write_text
 from medp2p.fingerprint import fingerprint
-from medp2p.inference import choose_device, predict_volume, resolve_precision
+from medp2p.inference import predict_volume
 from medp2p.methods import build_method
 from medp2p.methods.base import Method, learning_rate_factor
 from medp2p.metrics import PROFILES, Profile, available_metrics, metric_names, range_profile
 from medp2p.preprocessing import decode, from_unit
-from medp2p.run_records import RunRecords
+from medp2p.run_records import Display, EpochReport, RunRecords, StepReport
+from medp2p.signals import StopRequest, stop_signals
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
@@ -57,8 +57,6 @@ DEVICE_MEMORY_SHARE = 0.5
 
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 50}
 """Losses are looked at this often: looking waits for the device."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -101,47 +99,6 @@ class TrainingResult:
     interrupted: bool
     metrics: Mapping[str, float]
     leading: bool
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a progress display is told after a step.
-
-    Attributes:
-        epoch: The epoch under way, from 1.
-        epochs: In all.
-        images: Slices trained on since the last report.
-        images_done: Of the whole run.
-        images_in_all: Of the whole run.
-        losses: Mean losses of the epoch so far, by name.
-    """
-
-    epoch: int
-    epochs: int
-    images: int
-    images_done: int
-    images_in_all: int
-    losses: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What a display is told after an epoch: mean losses and, when validated, metrics."""
-
-    epoch: int
-    losses: Mapping[str, float]
-    metrics: Mapping[str, float]
-    images_per_second: float
-
-
-class Display:
-    """What watches a run; this one is silent."""
-
-    def step(self, report: StepReport) -> None:
-        """Called after steps whose losses were looked at."""
-
-    def epoch(self, report: EpochReport) -> None:
-        """Called after an epoch."""
 
 
 def train(
@@ -230,7 +187,7 @@ class TrainingRun:
 
     def go(self) -> TrainingResult:
         """Train to the end, or until a signal or early stopping."""
-        with _stop_signals() as stop, ExitStack() as closing:
+        with stop_signals() as stop, ExitStack() as closing:
             if self.fabric.is_global_zero:
                 closing.callback(self.records.close)
             while self.progress.epoch < self.total_epochs and not self._out_of_patience():
@@ -374,11 +331,15 @@ class TrainingRun:
             config=self.config,
             source_names=tuple(self.data.sources),
             target_range=self.target_range,
-            fingerprint=fingerprint(self.data),
+            fingerprint=self._fingerprint,
             metrics={f"validation_{name}": value for name, value in self.progress.metrics.items()},
             progress={"epoch": self.progress.model_epoch},
             versions=library_versions(),
         )
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, Any]:
+        return fingerprint(self.data)
 
     def _save_state(self) -> None:
         if self.fabric.is_global_zero:
@@ -455,48 +416,23 @@ class TrainingRun:
         )
 
 
-@dataclass
-class StopRequest:
-    """Whether a signal has asked the run to stop."""
-
-    requested: bool = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[StopRequest]:
-    """Let SIGINT and SIGTERM ask for a stop after the step under way; a second one insists."""
-    stop = StopRequest()
-
-    def request(number: int, _frame: FrameType | None) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-        log.warning("%s: finishing the step and saving", signal.Signals(number).name)
-
-    try:
-        previous = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: nobody can signal this run
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _device_memory_errors(config: Config) -> Iterator[None]:
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
             raise
         raise TrainingError(
             "memory ran out; lower training.batch_size (now "
             f"{config.training.batch_size}), slices.size (now {list(config.slices.size)}) or "
             f"method.generator.channels (now {config.method.generator.channels})"
         ) from error
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or torch's allocator on the host, ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _settle_config(config: Config | None, state: Mapping[str, Any] | None, output: Path) -> Config:

@@ -21,7 +21,8 @@ from medp2p.errors import (
     PreparedDataError,
     TrainingError,
 )
-from medp2p.training import Display, StepReport, train
+from medp2p.run_records import Display, StepReport
+from medp2p.training import train
 
 
 def with_training(config, **changes):

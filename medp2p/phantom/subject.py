@@ -127,6 +127,7 @@ def make_phantom(
     canvas = _canvas(anatomy, grid, factor, table, pose_rng)
     paint = paint_head if anatomy == "head" else paint_pelvis
     outside = paint(canvas, anatomy_rng)
+    canvas.fill_everywhere("background", canvas.voxel_mm / 2 - outside)
 
     hu, hu_texture, mr_texture, *signals = block_mean(canvas.values, factor)
     mask = _filled(block_mean((outside < 0)[None].astype(np.float32), factor)[0] >= 0.5)
@@ -288,9 +289,7 @@ def _positions(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Poin
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask without holes: background that does not reach the border of the grid."""
     parts, _ = label(~mask)
-    open_parts = [
-        np.unique(np.take(parts, side, axis)) for axis in range(3) for side in (0, -1)
-    ]
+    open_parts = [np.unique(np.take(parts, side, axis)) for axis in range(3) for side in (0, -1)]
     return ~np.isin(parts, np.setdiff1d(np.concatenate(open_parts), 0))
 
 

@@ -1,0 +1,37 @@
+"""Where networks run, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from medp2p.errors import MedP2PError
+from medp2p.networks.inference import bf16_is_fast
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the named device; ``"auto"`` is the first GPU, or the CPU.
+
+    Raises:
+        MedP2PError: If there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MedP2PError(
+            f"device {name!r} is not available here; use --device cpu, or auto"
+        ) from error
+    return device
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Choose bf16 for ``"auto"`` where the device multiplies in it natively, else fp32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if bf16_is_fast(device) else "fp32"
