@@ -267,7 +267,7 @@ def _paint_spine(head: Head) -> None:
 
 
 def _paint_brain_case(head: Head) -> None:
-    canvas, table_mm = head.canvas, np.float32(head.vary(1.7, 0.1))
+    canvas, table_mm = head.canvas, np.float32(head.vary(1.5, 0.1))
     bone = head.skull
     canvas.fill_everywhere("cortical_bone", bone)
     dip = canvas.smooth(Noise(head.rng, 45), 45) * np.float32(0.35)

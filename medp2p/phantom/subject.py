@@ -207,7 +207,7 @@ def _grid(
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape is {shape}, expected three numbers of at least 1")
     spacing = np.array(extent) / shape if spacing_mm is None else np.array(spacing_mm, float)
-    if spacing.shape != (3,) or not (spacing > 0).all():
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise ValueError(f"spacing_mm is {spacing_mm}, expected three lengths above 0")
     axes = np.diag([-1.0, -1.0, 1.0])
     signs = rng.choice([-1, 1], 3)
