@@ -49,7 +49,6 @@ def _settings_of_all_commands(
         format="%(levelname)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("lightning_fabric").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 for command in (

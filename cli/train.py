@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,7 @@ def train(
 
     from .training_display import TrainingDisplay
 
+    logging.getLogger("lightning_fabric").setLevel(logging.root.level)
     with TrainingDisplay() as display:
         result = train_model(
             prepared,

@@ -14,7 +14,7 @@ import numpy as np
 from medp2p.checkpoint import library_versions
 from medp2p.config import PreprocessingSettings
 from medp2p.dataset import PreparedWriter
-from medp2p.errors import GeometryError, ManifestError, MedP2PError, OutputError
+from medp2p.errors import GeometryError, MedP2PError, OutputError
 from medp2p.files import atomic_folder, output_errors
 from medp2p.io import read_grid
 from medp2p.manifest import Case, write_manifest
@@ -162,13 +162,3 @@ def _prepare_case(
 def _file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_splits(cases: Sequence[Case]) -> None:
-    """Refuse a manifest that leaves nothing to train on.
-
-    Raises:
-        ManifestError: If no case is in the split ``train``.
-    """
-    if not any(case.split == "train" for case in cases):
-        raise ManifestError("no case is in the split 'train'; put some there in the manifest")
