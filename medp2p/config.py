@@ -189,8 +189,8 @@ class TrainingSettings(Settings):
     """Epochs between validations on whole volumes."""
     patience: PositiveInt | None = None
     """Stop after this many validations without a better masked MAE; null never stops early."""
-    save_every: PositiveInt = 1
-    """Epochs between saved training states."""
+    save_minutes: NonNegativeFloat = 5.0
+    """Minutes between saved training states, within an epoch too; 0 saves after every step."""
 
 
 class Config(Settings):

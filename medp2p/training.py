@@ -158,6 +158,7 @@ class TrainingRun:
         self.fabric = fabric
         self.display = display
         self.progress = Progress()
+        self._saved = time.monotonic()
         self.total_epochs = config.training.epochs + config.training.decay_epochs
         torch.manual_seed(config.training.seed)
         self.method = self._build_method()
@@ -215,6 +216,7 @@ class TrainingRun:
             window = []
             if self._anyone(stop.requested):
                 return False
+            self._save_state_if_due()
         return True
 
     def _train_step(self, order: Sequence[int]) -> dict[str, Tensor]:
@@ -271,7 +273,7 @@ class TrainingRun:
             self._keep_if_best(metrics)
         if self.fabric.is_global_zero:
             self.records.add(progress.epoch, losses, metrics)
-        if progress.epoch % training.save_every == 0 or last or self._out_of_patience():
+        if last or self._out_of_patience():
             self._save_state()
         self.display.epoch(EpochReport(progress.epoch, losses, metrics, rate))
 
@@ -341,6 +343,10 @@ class TrainingRun:
     def _fingerprint(self) -> dict[str, Any]:
         return fingerprint(self.data)
 
+    def _save_state_if_due(self) -> None:
+        if time.monotonic() - self._saved >= 60 * self.config.training.save_minutes:
+            self._save_state()
+
     def _save_state(self) -> None:
         if self.fabric.is_global_zero:
             state = {
@@ -350,7 +356,7 @@ class TrainingRun:
                 "method": self.method.state_dict(),
             }
             save_state(self.output / STATE_FILE, state)
-        self.fabric.barrier()
+        self._saved = time.monotonic()
 
     def _write_sample(
         self, case: PreparedCase, prediction: NDArray[np.float32], target: NDArray[np.float32]

@@ -74,6 +74,7 @@ TINY_SETTINGS = {
     "training.batch_size": 4,
     "training.validate_every": 1,
     "training.precision": "fp32",
+    "training.save_minutes": 0.005,
 }
 
 

@@ -1,26 +1,31 @@
 """What tissues look like to a CT and to an MR scanner.
 
-CT numbers are those of 120 kV scans. Those of fat, muscle, skin, brain, blood, cartilage and
-cortical bone follow from the compositions of ICRU Report 44 (1989) by the stoichiometric
-calibration of Schneider et al., Phys. Med. Biol. 41:111 (1996); a test recomputes them.
-Fluids, marrow, organs and teeth are rounded from clinical measurements: Kamalian et al.,
-Handb. Clin. Neurol. 135:3 (2016) for the head; Schreiber et al., J. Bone Joint Surg. Am.
-93:1057 (2011) for trabecular bone.
+CT numbers are rounded ones of 120 kV scans. Those of fat, muscle, skin, grey matter, blood,
+cartilage and cortical bone agree within 15 HU or 6 % with what follows by the stoichiometric
+calibration of Schneider et al., Phys. Med. Biol. 45:459 (2000), from the compositions of ICRU
+Report 44 (1989) and, for fat, of Woodard and White, Br. J. Radiol. 59:1209 (1986); a test
+recomputes them. Others lie within what was measured: enamel (2070 to 2950 HU) and dentine (1320
+to 1900 HU) in children by Reshetnikov et al., JMIRx Med 5:e56759 (2024); the spongy bone of
+young adults (227 to 236 HU on average in lumbar vertebrae) by Hendrickson et al., Iowa Orthop.
+J. 38:25 (2018), which falls with age (Schreiber et al., J. Bone Joint Surg. Am. 93:1057, 2011);
+white matter and cerebrospinal fluid in the usual clinical ranges (20 to 30 and 0 to 15 HU). All
+other CT numbers, and every spread, are estimates.
 
 Relaxation times (references in brackets in the table):
 
-S. Stanisz et al., Magn. Reson. Med. 54:507 (2005): 1.5 and 3 T.
+S. Stanisz et al., Magn. Reson. Med. 54:507 (2005): excised tissue at 37 °C, 1.5 and 3 T.
 B. de Bazelaire et al., Radiology 230:652 (2004): abdomen and pelvis, 1.5 and 3 T.
 P. Wansapura et al., J. Magn. Reson. Imaging 9:531 (1999): brain at 3 T.
 J. Bojorquez et al., Magn. Reson. Imaging 35:69 (2017): a review at 3 T.
 W. BrainWeb, Collins et al., IEEE Trans. Med. Imaging 17:463 (1998), with the tissue
-   parameters of Kwan et al., IEEE Trans. Med. Imaging 18:1085 (1999): proton densities, and
-   brain at 1.5 T.
-E. Estimated from a similar tissue in S, B or J.
+   parameters of Kwan et al., IEEE Trans. Med. Imaging 18:1085 (1999): brain at 1.5 T.
+E. Estimated: rounded from scattered measurements, or after a similar tissue in S, B or J.
 
-Fluids, whose T1 hardly depends on the field, have one value for both. Cortical bone, enamel
-and dentine have T2 below a millisecond (Robson et al., J. Comput. Assist. Tomogr. 27:825,
-2003), so that no echo is left of them.
+Proton densities of fat, muscle, fluid, grey and white matter are those of W, the others
+estimates. BrainWeb's T1 of grey and white matter are at the short end of what is measured at
+1.5 T. Fluids, whose T1 hardly depends on the field, have one value for both. Cortical bone,
+enamel and dentine have T2 below a millisecond (Robson et al., J. Comput. Assist. Tomogr.
+27:825, 2003), so that no echo is left of them.
 """
 
 from __future__ import annotations
@@ -127,13 +132,13 @@ TISSUES: tuple[Tissue, ...] = (
     _tissue("blood", (45, 4, 2), 0.90, (1441, 290), (1932, 275)),  # S
     _tissue("cortical_bone", (1450, 110, 110), 0.15, NO_ECHO, NO_ECHO, 0),
     _tissue("petrous_bone", (1950, 100, 120), 0.10, NO_ECHO, NO_ECHO, 0),
-    _tissue("diploe", (560, 90, 130), 0.60, (400, 52), (450, 52), -0.25),  # E, W
+    _tissue("diploe", (560, 90, 130), 0.60, (400, 52), (450, 52), -0.25),  # E
     _tissue("trabecular_bone", (240, 50, 60), 0.80, (549, 49), (586, 49), -0.15),  # B
     _tissue("yellow_marrow", (-60, 12, 20), 0.95, (350, 56), (390, 65), -0.05),  # E
     _tissue("enamel", (2750, 100, 60), 0.05, NO_ECHO, NO_ECHO, 0),
     _tissue("dentine", (1650, 90, 60), 0.10, NO_ECHO, NO_ECHO, 0),
     _tissue("disc", (85, 8, 6), 0.85, (1100, 70), (1250, 65)),  # E
-    _tissue("csf", (9, 2, 1), 1.00, (4000, 2000), (4000, 2000), 0.01),  # J
+    _tissue("csf", (9, 2, 1), 1.00, (4000, 2000), (4000, 2000), 0.01),  # J, rounded
     _tissue("grey_matter", (38, 2, 2), 0.86, (833, 83), (1331, 110), 0.02),  # W, P
     _tissue("white_matter", (29, 2, 2), 0.77, (500, 70), (832, 80), 0.02),  # W, P
     _tissue("deep_grey_matter", (37, 2, 2), 0.83, (700, 75), (1150, 82), 0.02),  # E
