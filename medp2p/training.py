@@ -376,6 +376,12 @@ class TrainingRun:
 
     def _steps_per_epoch(self) -> int:
         training = self.config.training
+        if not self.batches.samples:
+            raise TrainingError(
+                "no slice to train on: none has "
+                f"slices.minimum_mask_fraction = {self.config.slices.minimum_mask_fraction:g} of "
+                "body; lower it"
+            )
         slices = training.slices_per_epoch or len(self.batches.samples)
         steps = slices // (training.batch_size * self.fabric.world_size)
         if steps < 1:

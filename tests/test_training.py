@@ -29,6 +29,11 @@ def with_training(config, **changes):
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
 
+def all_body_slices(config):
+    slices = config.slices.model_copy(update={"minimum_mask_fraction": 1.0})
+    return with_training(config, slices_per_epoch=8).model_copy(update={"slices": slices})
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "state.pt", weights_only=True)["method"]["networks"]["generator"]
 
@@ -217,6 +222,8 @@ def test_wrong_starts_are_refused(trained_run, prepared_folder, tiny_config, tmp
     huge = with_training(tiny_config, batch_size=4096)
     with pytest.raises(TrainingError, match=r"training\.batch_size"):
         train(prepared_folder, tmp_path / "r", huge, device="cpu")
+    with pytest.raises(TrainingError, match="minimum_mask_fraction"):
+        train(prepared_folder, tmp_path / "r", all_body_slices(tiny_config), device="cpu")
     other = tiny_config.model_copy(
         update={
             "preprocessing": tiny_config.preprocessing.model_copy(update={"spacing_mm": (1, 1, 1)})
