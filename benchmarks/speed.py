@@ -172,7 +172,7 @@ def measure_translation(
 
     def original_default() -> Tensor:
         with torch.no_grad():
-            return torch.cat([network.train()(image) for image in source.split(1)])
+            return torch.cat([network.train()(image) for image in torch.split(source, 1)])
 
     functions: dict[str, Callable[[], Tensor]] = {
         "original, --eval": original_eval,

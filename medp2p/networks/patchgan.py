@@ -39,6 +39,7 @@ class PatchDiscriminator(nn.Module):
             out_channels=1,
             channels=channels,
             num_layers_d=layers,
+            activation=("LEAKYRELU", {"negative_slope": 0.2, "inplace": True}),
             norm=norm.upper(),
             bias=norm == "instance",
         )
