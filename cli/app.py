@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -75,10 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # Idle OpenMP threads that spin slow a busy machine down by a factor; read by torch's OpenMP.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         app(args=list(arguments) if arguments is not None else None)
     except MedP2PError as error:
         if os.environ.get("MEDP2P_DEBUG"):
             raise
-        print(f"medp2p: {error}", file=sys.stderr)  # noqa: T201
+        line = " ".join(str(error).splitlines())
+        print(f"medp2p: {line}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)

@@ -25,7 +25,6 @@ def demo(
     output: Annotated[Path, typer.Argument(help="Folder for everything the demo makes.")],
     cases: Annotated[int, typer.Option("--cases", min=8, help="Phantom subjects in all.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Of phantoms, split and training.")] = 0,
-    preset: Annotated[str, typer.Option("--preset", "-p", help="What to train.")] = "demo",
     set_: options.Assignments = None,
     device: options.Device = "auto",
 ) -> None:
@@ -44,9 +43,9 @@ def demo(
     _say(f"1. {cases} phantom heads, MR and CT")
     phantom(scans, cases=cases, seed=seed, size="128,128,40")
     _say("2. Resample, normalize and pack them; a sixth is kept unseen for the test")
-    prepare(scans, prepared, preset=preset, set_=assignments)
+    prepare(scans, prepared, preset="demo", set_=assignments)
     _say("3. Train pix2pix")
-    train(prepared, run, preset=preset, set_=assignments, device=device)
+    train(prepared, run, preset="demo", set_=assignments, device=device)
     _say("4. Translate the unseen cases, by the model and by the two baselines")
     manifest = prepared / "manifest.csv"
     model = run / "model.safetensors"

@@ -28,7 +28,7 @@ def evaluate(
         typer.Option(
             "--mask",
             help="Mask image, or for folders a folder of masks. Default: for folders the mask "
-            "beside each reference, else the whole volume.",
+            "beside each reference, for a manifest its masks, else the whole volume.",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +46,7 @@ def evaluate(
         typer.Option(
             "--range",
             metavar="LOW HIGH",
-            help="Lowest and highest value of images that are not CT; for the profile range.",
+            help="Lowest and highest value of images that are not CT, such as MR.",
             show_default=False,
         ),
     ] = None,
@@ -58,8 +58,8 @@ def evaluate(
         bool,
         typer.Option(
             "--resample",
-            help="Interpolate a prediction on another grid onto the reference's grid instead of "
-            "refusing it.",
+            help="Bring a prediction (linear) or mask (nearest voxel) on another grid onto the "
+            "reference's grid instead of refusing it.",
         ),
     ] = False,
     target_name: Annotated[
@@ -96,7 +96,7 @@ def evaluate(
             pairs,
             chosen,
             failures=failures,
-            resample_prediction=resample,
+            allow_resampling=resample,
             progress=lambda _: advance(),
         )
     if csv_path:

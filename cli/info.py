@@ -36,7 +36,7 @@ def info(
         f"  trained on   {data.get('cases', 'unknown')} cases, epoch "
         f"{card.progress.get('epoch', 'unknown')}",
         *(f"  {name:<13}{_ranges(data[key])} mm" for name, key in _EXTENTS if key in data),
-        *(f"  {name:<13}{value:.4g}" for name, value in card.metrics.items()),
+        *(f"  {name} {value:.4g}" for name, value in card.metrics.items()),
         f"  versions     {', '.join(f'{k} {v}' for k, v in card.versions.items())}",
         f"  sha256       {digest}",
         "",

@@ -97,7 +97,7 @@ def write_phantom(subject: Phantom, folder: Path, *, overwrite: bool = False) ->
     from medp2p.files import atomic_folder, write_text
     from medp2p.io import write_volume
 
-    with atomic_folder(folder, overwrite=overwrite) as temporary:
+    with atomic_folder(folder, marker="phantom.json", overwrite=overwrite) as temporary:
         for contrast, volume in subject.mr.items():
             name = contrast if len(subject.mr) > 1 else "mr"
             write_volume(volume, temporary / f"{name}.nii.gz", dtype="int16")

@@ -36,6 +36,8 @@ def train(
     OUTPUT gets model.safetensors (the best by validation MAE), state.pt, config.yaml,
     log.csv, samples/ and tensorboard/.
     """
+    if resume and print_config:
+        raise typer.BadParameter("the settings of a run are in its config.yaml")
     settings = (
         None
         if resume and not (preset or config or set_)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medp2p.errors import OutputError
+from medp2p.errors import ManifestError
 
 from . import options
 from .progress import progress_bar
@@ -51,16 +51,22 @@ def translate(
     """
     from medp2p.checkpoint import load_model
     from medp2p.inference import make_translator
+    from medp2p.io import check_output_name
 
     if len(inputs) < 2:
         raise typer.BadParameter("name the source image and the output", param_hint="INPUT OUTPUT")
     *sources, output = inputs
-    options.refuse_outputs_early([output], overwrite or sources[0].suffix == ".csv")
+    from_manifest = sources[0].suffix.lower() == ".csv"
+    if from_manifest and mask not in ("auto", "none"):
+        raise typer.BadParameter("auto or none with a manifest, which names the masks")
+    if not from_manifest:
+        check_output_name(output)
+        options.refuse_outputs_early([output], overwrite)
     translator = make_translator(
         load_model(model), device=device, precision=precision, batch_size=batch_size
     )
-    if sources[0].suffix == ".csv":
-        _translate_manifest(translator, sources[0], output, split, dtype, overwrite)
+    if from_manifest:
+        _translate_manifest(translator, sources[0], output, mask, split, dtype, overwrite)
         return
     began = time.perf_counter()
     _translate_one(translator, sources, output, mask, dtype, overwrite)
@@ -71,6 +77,7 @@ def _translate_manifest(
     translator: Translator,
     manifest: Path,
     output: Path,
+    mask: str,
     split: str,
     dtype: Literal["int16", "float32"] | None,
     overwrite: bool,
@@ -79,14 +86,23 @@ def _translate_manifest(
 
     cases = [case for case in read_manifest(manifest) if split in (case.split, "all")]
     if not cases:
-        raise OutputError(f"{manifest}: no case is in the split {split!r}; choose another --split")
+        raise ManifestError(
+            f"{manifest}: no case is in the split {split!r}; choose another --split"
+        )
     outputs = {case.name: output / f"{case.name}.nii.gz" for case in cases}
+    names = translator.model.card.source_names
+    missing = [name for name in names if name not in cases[0].sources]
+    if missing:
+        raise ManifestError(
+            f"{manifest}: the model needs the sources {', '.join(names)}, and there is no column "
+            f"source_{missing[0]}"
+        )
     options.refuse_outputs_early(outputs.values(), overwrite)
     with progress_bar("translating", len(cases), "case") as advance:
         for case in cases:
-            mask = str(case.mask) if case.mask else "auto"
-            sources = list(case.sources.values())
-            _translate_one(translator, sources, outputs[case.name], mask, dtype, overwrite)
+            body = str(case.mask) if mask == "auto" and case.mask else mask
+            sources = [case.sources[name] for name in names]
+            _translate_one(translator, sources, outputs[case.name], body, dtype, overwrite)
             advance(note=case.name)
     typer.echo(f"{output}: {len(cases)} cases")
 

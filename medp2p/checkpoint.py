@@ -8,6 +8,7 @@ read with ``weights_only=True``.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import platform
@@ -19,10 +20,10 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from medp2p.config import Config, validate_config
+from medp2p.config import Config, stored_config
 from medp2p.errors import CheckpointError, ConfigError
 from medp2p.files import atomic_file
 from medp2p.methods import build_generator
@@ -31,6 +32,7 @@ MODEL_VERSION = 1
 """Raised when a model file of an older medp2p can no longer be read as it is."""
 
 METADATA_KEY = "medp2p"
+STATE_KEYS = {"config", "prepared_sha256", "progress", "method"}
 
 BatchNorm = Literal["running", "per_batch"]
 
@@ -91,7 +93,7 @@ def save_model(
     # One key: safetensors writes several in an order that differs from run to run.
     metadata = {METADATA_KEY: json.dumps({**description, "sha256": digest}, sort_keys=True)}
     with atomic_file(path, overwrite=overwrite) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(serialize(tensors, metadata=metadata))
     return digest
 
 
@@ -152,8 +154,10 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OutputError: If it cannot be written.
     """
+    data = io.BytesIO()
+    torch.save(dict(state), data)
     with atomic_file(path, overwrite=True) as temporary:
-        torch.save(dict(state), temporary)
+        temporary.write_bytes(data.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -165,12 +169,18 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; nothing to resume, train without --resume")
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: not a training state, or damaged; train again without --resume"
-        ) from error
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError) as error:
+        raise _no_state(path) from error
+    if not isinstance(state, dict) or not state.keys() >= STATE_KEYS:
+        raise _no_state(path)
     return state
+
+
+def _no_state(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: not a training state, or damaged; train again into another folder"
+    )
 
 
 def library_versions() -> dict[str, str]:
@@ -193,13 +203,23 @@ def _read(path: Path, *, with_weights: bool) -> tuple[dict[str, Any], dict[str, 
         raise CheckpointError(
             f"{path}: a safetensors file, but not of medp2p; expected what `medp2p train` writes"
         )
-    description = json.loads(metadata[METADATA_KEY])
+    description = _description(path, metadata[METADATA_KEY])
     if description["version"] > MODEL_VERSION:
         raise CheckpointError(
             f"{path}: model format {description['version']}, this medp2p reads up to "
             f"{MODEL_VERSION}; install a newer medp2p"
         )
     return description, tensors
+
+
+def _description(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(text)
+        if isinstance(values["version"], int) and isinstance(values["sha256"], str):
+            return values
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise CheckpointError(f"{path}: its description cannot be read; copy the file again")
 
 
 def _what_it_is(path: Path) -> str:
@@ -242,7 +262,7 @@ def _card_of(path: Path, description: Mapping[str, Any]) -> ModelCard:
         return ModelCard(
             **{
                 **values,
-                "config": validate_config(values["config"], str(path)),
+                "config": stored_config(values["config"], str(path)),
                 "source_names": tuple(values["source_names"]),
                 "target_range": (low, high),
             }

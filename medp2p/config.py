@@ -8,8 +8,7 @@ valid names. Importing this module loads neither torch nor NumPy.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,12 +27,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
     """Base of all settings: frozen, and no key beyond the named ones."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataSettings(Settings):
@@ -49,7 +50,7 @@ class DataSettings(Settings):
     """Share of patients that choose the best epoch."""
     test_fraction: Fraction = 0.15
     """Share of patients that training never sees."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     patient_pattern: str | None = None
     """Regular expression whose first group, found in a case's name, is the patient; null takes
     each case as a patient of its own. A patient's cases share one split."""
@@ -58,6 +59,10 @@ class DataSettings(Settings):
     def _check(self) -> Self:
         if not self.sources:
             raise ValueError("name at least one source")
+        try:
+            re.compile(self.patient_pattern or "")
+        except re.error as error:
+            raise ValueError(f"patient_pattern is no regular expression: {error}") from error
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction leave nothing to train on")
         return self
@@ -119,7 +124,9 @@ class AugmentationSettings(Settings):
 
     flip: bool = True
     """Mirror left and right (in the sagittal plane: back and front) with probability 0.5."""
-    rotation_degrees: NonNegativeFloat = 10.0
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    """Turn by up to this angle, in pixels: where rows and columns have different spacing (thick
+    slices in coronal or sagittal planes) anatomy is sheared a little, so keep it small."""
     scale: Fraction = 0.1
     """Zoom by a factor within 1 ± scale."""
     shift: Fraction = 0.05
@@ -167,7 +174,7 @@ class Pix2PixSettings(Settings):
     masked_l1: bool = False
     """Average the L1 over the body mask instead of the whole slice."""
     learning_rate: PositiveFloat = 2e-4
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.5, 0.999)
     initial_weight_sd: PositiveFloat = 0.02
 
 
@@ -184,7 +191,7 @@ class TrainingSettings(Settings):
     """Slices per step and process."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 (mixed) where the device computes in it natively, else fp32."""
-    seed: int = 0
+    seed: Seed = 0
     validate_every: PositiveInt = 5
     """Epochs between validations on whole volumes."""
     patience: PositiveInt | None = None
@@ -206,6 +213,13 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check_slice_size(self) -> Self:
+        smallest = 3 * 2**self.method.discriminator.layers
+        if min(self.slices.size) < smallest:
+            raise ValueError(
+                f"slices.size {list(self.slices.size)} is too small for "
+                f"method.discriminator.layers = {self.method.discriminator.layers}, which needs "
+                f"{smallest}"
+            )
         multiple = 2**self.method.generator.levels
         if any(n % multiple for n in self.slices.size):
             raise ValueError(
@@ -262,6 +276,23 @@ def validate_config(values: Mapping[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: {_explain(error)}") from error
 
 
+def stored_config(values: Mapping[str, Any], where: str) -> Config:
+    """Make a `Config` of what a model file holds.
+
+    Settings that translation has no use for (data, augmentation, training) and that this
+    version no longer knows are left out.
+
+    Raises:
+        ConfigError: As `validate_config`.
+    """
+    kept = dict(values)
+    for section in ("data", "augmentation", "training"):
+        known = _names_in([section])
+        stored = kept.get(section, {})
+        kept[section] = {key: value for key, value in stored.items() if key in known}
+    return validate_config(kept, where)
+
+
 def parse_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse a YAML mapping.
 
@@ -282,12 +313,6 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 def config_yaml(config: Config) -> str:
     """Write a configuration as YAML that `load_config` reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def settings_hash(settings: Settings) -> str:
-    """SHA-256 of settings, the same for equal settings on every machine."""
-    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_text(file: Path) -> str:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medp2p.batch import Batch
-from medp2p.config import PreprocessingSettings, SliceSettings, settings_hash
+from medp2p.config import PreprocessingSettings, SliceSettings
 from medp2p.errors import PreparedDataError
 from medp2p.preprocessing import CODES_PER_UNIT
 from medp2p.volume import Grid
@@ -120,7 +120,6 @@ class PreparedWriter:
             "version": STORE_VERSION,
             "sources": self._sources,
             "preprocessing": self._preprocessing.model_dump(mode="json"),
-            "preprocessing_hash": settings_hash(self._preprocessing),
             "voxels_sha256": self._digest.hexdigest(),
             "cases": [asdict(case) for case in self._cases],
         }
@@ -146,7 +145,7 @@ class PreparedData:
         folder: Where it lies.
         sources: Names of the source contrasts, in channel order.
         preprocessing: The settings that made it.
-        hash: SHA-256 of the voxels, as they were written.
+        hash: SHA-256 of the index: of voxels, masks, splits, places and settings.
         cases: All cases.
         voxels: int16 codes, flat.
         masks: uint8, flat.
@@ -160,7 +159,8 @@ class PreparedData:
         index = _read_index(folder)
         try:
             self.sources: list[str] = index["sources"]
-            self.hash: str = index["voxels_sha256"]
+            self._voxels_hash: str = index["voxels_sha256"]
+            self.hash = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
             self.preprocessing = PreprocessingSettings.model_validate(index["preprocessing"])
             self.cases = [_case_of_index(entry) for entry in index["cases"]]
         except (KeyError, TypeError, ValueError) as error:
@@ -194,6 +194,22 @@ class PreparedData:
                     f"{self.folder}: was prepared with preprocessing.{key} = {made[key]}, the "
                     f"settings now say {wanted[key]}; prepare again or use the same settings"
                 )
+
+    def verify(self) -> None:
+        """Refuse voxels or masks that are not those that were written.
+
+        Raises:
+            PreparedDataError: If a byte has changed.
+        """
+        digest = hashlib.sha256()
+        for case in self.cases:
+            for offset in (*case.source_offsets, case.target_offset):
+                digest.update(_at(self.voxels, offset, case.shape).data)
+            digest.update(self.mask(case).data)
+        if digest.hexdigest() != self._voxels_hash:
+            raise PreparedDataError(
+                f"{self.folder}: damaged, its checksum does not match; run `medp2p prepare` again"
+            )
 
     def source(self, case: PreparedCase) -> NDArray[np.int16]:
         """Codes of all source contrasts, (C, K, J, I)."""

@@ -22,6 +22,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError(f"{device.type} computes nothing")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise MedP2PError(

@@ -1,7 +1,7 @@
 """Predictions against references, case by case and as a table.
 
-Both must lie on one grid; a prediction on another is refused, or resampled if asked. Axes
-stored in another order or direction are the same grid: they are reordered, no value changes.
+Both must lie on one grid; a prediction or mask on another is refused, or resampled if asked.
+Axes stored in another order or direction are the same grid: they are reordered, no value changes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,18 +19,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medp2p.errors import EvaluationError, GeometryError, ImageReadError, MedP2PError
+from medp2p.errors import (
+    ConfigError,
+    EvaluationError,
+    GeometryError,
+    ImageReadError,
+    MedP2PError,
+)
 from medp2p.files import write_text
 from medp2p.io import image_suffix, is_image, read_volume
 from medp2p.manifest import Case, read_manifest
 from medp2p.metrics import TISSUES_HU, Profile, available_metrics
-from medp2p.preprocessing import CT_AIR_HU, resample
+from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
 from medp2p.volume import Volume, reorient
 
 WHOLE_VOLUME = "whole volume"
 """What stands in the place of a mask's name where there is no mask."""
 PREDICTION_NAMES = ("sct", "prediction")
 """Names, beside the target's own, of the prediction among several images of a case folder."""
+CASE_FOLDER_LEVELS = 3
+"""Case folders are looked for this deep: ``CASE/`` is 1, ``brain/CASE/`` is 2."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def evaluate_pair(
     profile: Profile,
     *,
     case: str = "",
-    resample_prediction: bool = False,
+    allow_resampling: bool = False,
 ) -> CaseResult:
     """Compute all metrics of a profile for one case.
 
@@ -107,32 +115,34 @@ def evaluate_pair(
     metrics stand.
 
     Args:
-        prediction: The predicted image.
-        reference: The true image on the same grid, in the same units.
-        mask: Where to compare, on the reference's grid, values above 0 are inside; None is
-            the whole volume.
+        prediction: The predicted image, on the reference's grid.
+        reference: The true image, in the same units.
+        mask: Where to compare, values above 0 are inside; None is the whole volume.
         profile: The definition of the metrics.
         case: The case's name, for the table.
-        resample_prediction: Interpolate a prediction on another grid linearly onto the
+        allow_resampling: Interpolate a prediction on another grid linearly onto the
             reference's; what lies outside it takes the lowest value of the profile's range.
+            Take a mask on another grid from the nearest voxel; nothing outside it is inside.
 
     Returns:
         Values, definition and notes.
 
     Raises:
         GeometryError: If the grids differ (and resampling was not asked for), or the
-            prediction and the reference lie apart.
-        EvaluationError: If the mask is empty or a value inside it is NaN or infinite.
+            images lie apart.
+        ImageReadError: If the mask is an image, by its header or its values.
+        EvaluationError: If the mask is empty, a value inside it is NaN or infinite, or an
+            image is marked as MR and the profile is for HU.
     """
-    inside = None if mask is None else _mask_voxels(mask, reference)
-    notes = [*_value_notes("prediction", prediction, profile)]
+    _refuse_mr_as_hu((prediction, reference), profile)
+    inside, mask_note = _mask_voxels(mask, reference, allow_resampling)
+    notes = _value_notes("prediction", prediction, profile)
     notes += _value_notes("reference", reference, profile)
-    if mask is None:
-        notes.append("no mask: the background counts too")
+    notes += [mask_note] if mask_note else []
     predicted = _on_grid(prediction, reference)
     if predicted is None:
-        if not resample_prediction:
-            raise _other_grid("prediction", prediction, reference, "pass --resample to allow it")
+        if not allow_resampling:
+            raise _other_grid("prediction", prediction, reference)
         predicted, note = _resampled(prediction, reference, inside, profile)
         notes.append(note)
     arrays = (predicted, reference.array, inside)
@@ -148,12 +158,12 @@ def evaluate_pair(
 
 
 def evaluate_files(
-    files: CaseFiles, profile: Profile, *, resample_prediction: bool = False
+    files: CaseFiles, profile: Profile, *, allow_resampling: bool = False
 ) -> CaseResult:
     """Read the images of one case and compare them, as `evaluate_pair`.
 
     Raises:
-        ImageReadError: If a file is missing or damaged.
+        ImageReadError: If a file is missing or damaged, or as for `evaluate_pair`.
         GeometryError: As for `evaluate_pair`.
         EvaluationError: As for `evaluate_pair`.
     """
@@ -163,7 +173,7 @@ def evaluate_files(
         read_volume(files.mask) if files.mask else None,
         profile,
         case=files.case,
-        resample_prediction=resample_prediction,
+        allow_resampling=allow_resampling,
     )
 
 
@@ -175,7 +185,7 @@ def evaluate_folders(
     masks: Path | None = None,
     target_name: str = "ct",
     mask_name: str = "mask",
-    resample_prediction: bool = False,
+    allow_resampling: bool = False,
 ) -> Evaluation:
     """Compare the cases of two folders: `pair_folders`, then `evaluate_cases`.
 
@@ -186,7 +196,7 @@ def evaluate_folders(
         masks: Folder of masks, if they don't lie beside the references.
         target_name: File name, without suffix, of the reference in a case folder.
         mask_name: File name, without suffix, of the mask in a case folder.
-        resample_prediction: As for `evaluate_pair`.
+        allow_resampling: As for `evaluate_pair`.
 
     Raises:
         EvaluationError: If the folders have no case in common, or no case could be evaluated.
@@ -195,9 +205,7 @@ def evaluate_folders(
     pairs, failures = pair_folders(
         prediction, reference, masks=masks, target_name=target_name, mask_name=mask_name
     )
-    return evaluate_cases(
-        pairs, profile, failures=failures, resample_prediction=resample_prediction
-    )
+    return evaluate_cases(pairs, profile, failures=failures, allow_resampling=allow_resampling)
 
 
 def evaluate_cases(
@@ -205,7 +213,7 @@ def evaluate_cases(
     profile: Profile,
     *,
     failures: Mapping[str, str] = MappingProxyType({}),
-    resample_prediction: bool = False,
+    allow_resampling: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Compare several cases; one that fails does not stop the others.
@@ -214,17 +222,17 @@ def evaluate_cases(
         pairs: The files of each case.
         profile: The definition of the metrics.
         failures: Cases that are known to have no result, with the reason; go into the result.
-        resample_prediction: As for `evaluate_pair`.
+        allow_resampling: As for `evaluate_pair`.
         progress: Called with a case's name when it is done.
 
     Raises:
         EvaluationError: If no case could be evaluated.
         MedP2PError: What is wrong with the only case, if there is but one.
     """
-    results, failed = [], dict(failures)
+    results, failed = [], {}
     for files in pairs:
         try:
-            results.append(evaluate_files(files, profile, resample_prediction=resample_prediction))
+            results.append(evaluate_files(files, profile, allow_resampling=allow_resampling))
         except MedP2PError as error:
             if len(pairs) == 1 and not failures:
                 raise
@@ -232,11 +240,8 @@ def evaluate_cases(
         if progress:
             progress(files.case)
     if not results:
-        case, reason = next(iter(failed.items()), ("none", "no case was given"))
-        raise EvaluationError(
-            f"none of {len(failed)} cases could be evaluated; the first, {case}: {reason}"
-        )
-    return Evaluation(tuple(results), dict(sorted(failed.items())))
+        raise _nothing_evaluated(failed, failures)
+    return Evaluation(tuple(results), dict(sorted({**failures, **failed}.items())))
 
 
 def pair_paths(
@@ -253,12 +258,13 @@ def pair_paths(
     Args:
         prediction: An image or a folder.
         reference: The same, or a manifest (``.csv``), whose targets and masks are taken.
-        mask: A mask image, or for folders a folder of masks.
+        mask: A mask image, or for folders a folder of masks; not with a manifest.
         target_name: As for `pair_folders`.
         mask_name: As for `pair_folders`.
         split: The manifest's cases that count, or ``"all"``.
 
     Raises:
+        ConfigError: If there is a mask beside a manifest.
         EvaluationError: If one path is a file and another a folder, or folders have no case
             in common.
         ImageReadError: If a path does not exist.
@@ -268,6 +274,8 @@ def pair_paths(
         if not path.exists():
             raise ImageReadError(f"{path}: no such file or folder; check the path")
     if reference.suffix.lower() == ".csv":
+        if mask:
+            raise ConfigError(f"{reference}: the manifest names the masks; leave out --mask")
         cases = [c for c in read_manifest(reference) if split in (c.split, "all")]
         return pair_manifest(prediction, cases)
     folders = [path for path in paths if path.is_dir()]
@@ -286,6 +294,8 @@ def pair_manifest(
 ) -> tuple[list[CaseFiles], dict[str, str]]:
     """Match a folder of predictions with the targets and masks of a manifest's cases.
 
+    As in `pair_folders`, where some cases have a mask, all must.
+
     Returns:
         The cases with a prediction, and for the others why they are left out.
 
@@ -293,22 +303,25 @@ def pair_manifest(
         ImageReadError: If the folder does not exist.
         EvaluationError: If no case has a prediction.
     """
-    failures: dict[str, str] = {}
-    predictions = _images_by_case(prediction, PREDICTION_NAMES, failures, True)
+    predictions, unusable = _images_by_case(prediction, PREDICTION_NAMES, any_single=True)
+    predicted = predictions.keys() | unusable.keys()
+    if not any(case.name in predicted for case in cases):
+        raise EvaluationError(
+            f"no case in common: {prediction} has {_listed(predicted)}, the manifest "
+            f"{', '.join(case.name for case in cases[:4]) or 'none in this split'}"
+        )
+    missing = f"no prediction for this case in {prediction}"
+    failures = {
+        case.name: unusable.get(case.name, missing)
+        for case in cases
+        if case.name not in predictions
+    }
     pairs = [
         CaseFiles(case.name, predictions[case.name], case.target, case.mask)
         for case in cases
-        if case.name in predictions and case.name not in failures
+        if case.name in predictions
     ]
-    for case in cases:
-        if case.name not in predictions:
-            failures[case.name] = f"no prediction for this case in {prediction}"
-    if not pairs:
-        raise EvaluationError(
-            f"no case in common: {prediction} has {_listed(predictions)}, the manifest "
-            f"{', '.join(case.name for case in cases[:4]) or 'none in this split'}"
-        )
-    return pairs, failures
+    return _alike_masked(pairs, failures)
 
 
 def pair_folders(
@@ -325,6 +338,7 @@ def pair_folders(
     ``CASE/``; among several images the one called `PREDICTION_NAMES` or ``target_name``.
     A reference is ``CASE/ct.nii.gz``, with ``CASE/mask.nii.gz`` beside it if there is one, or
     ``CASE.nii.gz``. A mask in a folder of its own is ``CASE/mask.nii.gz`` or ``CASE.nii.gz``.
+    Case folders may lie in others that hold no image (``brain/CASE/``, `CASE_FOLDER_LEVELS`).
     Where some cases have a mask, all must: their mean would mix two definitions.
 
     Returns:
@@ -334,29 +348,29 @@ def pair_folders(
         ImageReadError: If a folder does not exist.
         EvaluationError: If there is no case in common.
     """
-    failures: dict[str, str] = {}
-    predictions = _images_by_case(prediction, (*PREDICTION_NAMES, target_name), failures, True)
-    references = _images_by_case(reference, (target_name,), failures, False)
-    common = sorted((predictions.keys() & references.keys()) - failures.keys())
-    for case in (predictions.keys() - references.keys()) - failures.keys():
-        failures[case] = f"{predictions[case]}: no reference for this case in {reference}"
-    for case in (references.keys() - predictions.keys()) - failures.keys():
-        failures[case] = f"{references[case]}: no prediction for this case in {prediction}"
-    if not common:
+    names = (*PREDICTION_NAMES, target_name)
+    predictions, bad_predictions = _images_by_case(prediction, names, any_single=True)
+    references, bad_references = _images_by_case(reference, (target_name,), any_single=False)
+    predicted = predictions.keys() | bad_predictions.keys()
+    referenced = references.keys() | bad_references.keys()
+    if not predicted & referenced:
         raise EvaluationError(
-            f"no case in common: {prediction} has {_listed(predictions)}, {reference} has "
-            f"{_listed(references)}; name the predictions after their cases"
+            f"no case in common: {prediction} has {_listed(predicted)}, {reference} has "
+            f"{_listed(referenced)}; name the predictions after their cases"
         )
+    failures = bad_references | bad_predictions
+    for case in sorted(predictions.keys() - referenced):
+        failures[case] = f"{predictions[case]}: no reference for this case in {reference}"
+    for case in sorted(references.keys() - predicted):
+        failures[case] = f"{references[case]}: no prediction for this case in {prediction}"
+    common = sorted(predictions.keys() & references.keys())
     mask_of = _masks_by_case(common, references, masks, mask_name, failures)
-    if any(mask_of.values()):
-        for case in [case for case in common if case not in failures and not mask_of[case]]:
-            failures[case] = f"{references[case]}: no mask for this case, while others have one"
     pairs = [
         CaseFiles(case, predictions[case], references[case], mask_of[case])
         for case in common
         if case not in failures
     ]
-    return pairs, failures
+    return _alike_masked(pairs, failures)
 
 
 def summarize(results: Sequence[CaseResult]) -> dict[str, Summary]:
@@ -484,18 +498,45 @@ def _on_grid(volume: Volume, reference: Volume) -> NDArray[Any] | None:
     return None if aligned.grid.difference(reference.grid) else aligned.array
 
 
-def _mask_voxels(mask: Volume, reference: Volume) -> NDArray[Any]:
+def _refuse_mr_as_hu(volumes: Iterable[Volume], profile: Profile) -> None:
+    for volume in volumes:
+        if profile.units == "HU" and volume.modality == "MR":
+            raise EvaluationError(
+                f"{volume.name}: this is MR, but the profile {profile.name} is for CT in HU; "
+                "give the CT, or for MR --range LOW HIGH (such as --range 0 1000)"
+            )
+
+
+def _mask_voxels(
+    mask: Volume | None, reference: Volume, allow_resampling: bool
+) -> tuple[NDArray[Any] | None, str | None]:
+    """Return the mask on the reference's grid, None without one, and what to know about it."""
+    if mask is None:
+        return None, "no mask: the background counts too"
+    check_mask_values(mask)
+    if not mask.array.any():
+        raise EvaluationError(f"{mask.name}: the mask is empty; give one with values above 0")
     voxels = _on_grid(mask, reference)
-    if voxels is None:
-        raise _other_grid("mask", mask, reference, "resample the mask")
-    return voxels
+    if voxels is not None:
+        return voxels, None
+    if not allow_resampling:
+        raise _other_grid("mask", mask, reference)
+    binary = mask.with_array((mask.array > 0).astype(np.uint8))
+    voxels = resample(binary, reference.grid, outside=0, nearest=True)
+    if not voxels.any():
+        raise GeometryError(
+            f"{mask.name}: marks no voxel of {reference.name}, they lie apart; "
+            "check that both belong to one case"
+        )
+    return voxels, "mask resampled (nearest voxel) onto the reference's grid"
 
 
-def _other_grid(role: str, volume: Volume, reference: Volume, remedy: str) -> GeometryError:
+def _other_grid(role: str, volume: Volume, reference: Volume) -> GeometryError:
     aligned = reorient(volume, reference.orientation)
     difference = aligned.grid.difference(reference.grid)
     return GeometryError(
-        f"{volume.name}: the {role} is not on the grid of {reference.name}: {difference}; {remedy}"
+        f"{volume.name}: the {role} is not on the grid of {reference.name}: {difference}; "
+        "pass --resample to allow it"
     )
 
 
@@ -548,36 +589,75 @@ def _case_of(path: Path) -> str:
     return path.name[: len(path.name) - len(image_suffix(path))]
 
 
+def _nothing_evaluated(tried: Mapping[str, str], untried: Mapping[str, str]) -> EvaluationError:
+    """Tell the reason of one case, rather of one that was tried than of one left out before."""
+    reasons = {**tried, **untried}
+    if not reasons:
+        return EvaluationError("no case was given")
+    case, reason = next(iter(reasons.items()))
+    if len(reasons) == 1:
+        return EvaluationError(f"case {case} could not be evaluated: {reason}")
+    which = "the first that was tried" if tried else "the first"
+    return EvaluationError(
+        f"none of {len(reasons)} cases could be evaluated; {which}, {case}: {reason}"
+    )
+
+
+def _alike_masked(
+    pairs: list[CaseFiles], failures: dict[str, str]
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Where some cases have a mask, move those without to the failures."""
+    if not any(pair.mask for pair in pairs):
+        return pairs, failures
+    reasons = {
+        pair.case: f"{pair.reference}: no mask for this case, while others have one; "
+        "give all cases a mask, or none"
+        for pair in pairs
+        if not pair.mask
+    }
+    return [pair for pair in pairs if pair.mask], failures | reasons
+
+
 def _images_by_case(
-    folder: Path, names: tuple[str, ...], failures: dict[str, str], any_single: bool
-) -> dict[str, Path]:
+    folder: Path, names: tuple[str, ...], *, any_single: bool
+) -> tuple[dict[str, Path], dict[str, str]]:
     """Find one image per case: files named after it, or images in a folder named after it.
 
     Args:
         folder: Where to look.
         names: Names, without suffix, of the image wanted in a case folder.
-        failures: Receives the cases with no image or more than one.
         any_single: Whether the only image of a case folder may have any name.
+
+    Returns:
+        The image of each case, and for cases with none or several what is wrong.
     """
     if not folder.is_dir():
         raise ImageReadError(f"{folder}: no such folder; check the path")
     found: dict[str, list[Path]] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            images = _images_in(entry, names, any_single)
-            if images or any(map(is_image, entry.iterdir())):
-                found.setdefault(entry.name, []).extend(images)
-        elif is_image(entry):
-            found.setdefault(_case_of(entry), []).append(entry)
+    for image in sorted(filter(is_image, folder.iterdir())):
+        found.setdefault(_case_of(image), []).append(image)
+    for case_folder in _case_folders(folder, CASE_FOLDER_LEVELS):
+        found.setdefault(case_folder.name, []).extend(_images_in(case_folder, names, any_single))
+    unusable = {}
     for case, images in found.items():
         if len(images) > 1:
             listed = ", ".join(str(path.relative_to(folder)) for path in images)
-            failures[case] = f"{folder}: several images for one case: {listed}; leave one"
+            unusable[case] = f"{folder}: several images for one case: {listed}; leave one"
         elif not images:
-            failures[case] = f"{folder / case}: no image called {' or '.join(names)}; name it so"
-    return {case: images[0] for case, images in found.items() if images}
+            wanted = " or ".join(names)
+            unusable[case] = f"{folder}: no image called {wanted} in the folder {case}; name it so"
+    return {case: images[0] for case, images in found.items() if case not in unusable}, unusable
+
+
+def _case_folders(folder: Path, levels: int) -> Iterator[Path]:
+    """List the folders that hold images, but none inside such a folder."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or not entry.is_dir():
+            continue
+        if any(map(is_image, entry.iterdir())):
+            yield entry
+        elif levels > 1:
+            yield from _case_folders(entry, levels - 1)
 
 
 def _images_in(folder: Path, names: tuple[str, ...], any_single: bool) -> list[Path]:
@@ -597,10 +677,10 @@ def _masks_by_case(
 ) -> dict[str, Path | None]:
     """Find each case's mask in the folder of masks, or beside a reference in a case folder."""
     if masks is not None:
-        given = _images_by_case(masks, (mask_name,), {}, True)
+        given, unusable = _images_by_case(masks, (mask_name,), any_single=True)
         for case in cases:
             if case not in given:
-                failures[case] = f"{masks}: no mask for case {case}"
+                failures[case] = unusable.get(case, f"{masks}: no mask for case {case}")
         return {case: given.get(case) for case in cases}
     found: dict[str, Path | None] = {}
     for case in cases:
@@ -612,7 +692,7 @@ def _masks_by_case(
     return found
 
 
-def _listed(cases: Mapping[str, Path], limit: int = 4) -> str:
+def _listed(cases: Iterable[str], limit: int = 4) -> str:
     names = sorted(cases)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) + more) or "none"

@@ -74,14 +74,28 @@ def atomic_file(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(
+    path: Path, *, marker: str | None = None, overwrite: bool = False
+) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path``, with all it holds, at the end.
 
+    Args:
+        path: The folder to make.
+        marker: A file that every folder of this kind holds. Only a folder that holds it is
+            ever replaced, so that ``overwrite`` can take away nothing else.
+        overwrite: Whether an existing folder may be replaced.
+
     Raises:
-        OutputError: As for `atomic_file`.
+        OutputError: As for `atomic_file`, and if what is there is no folder of this kind.
     """
+    path = path.absolute()
     with output_errors(path):
         refuse_existing(path, overwrite)
+        if path.exists() and not (marker and (path / marker).is_file()):
+            raise OutputError(
+                f"{path}: is there and holds no {marker or 'mark of ours'}, so it is not "
+                "replaced; name another output"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}"))
         temporary.chmod(0o777 & ~_umask())

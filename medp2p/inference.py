@@ -33,6 +33,7 @@ from medp2p.preprocessing import (
     check_modality,
     decode,
     from_unit,
+    output_limits,
     prepare_onto,
     prepare_source,
     resample,
@@ -176,7 +177,8 @@ def translate_with(
     unit, grid = unit_sources(sources, body, settings)
     prediction = from_unit(predict(unit).transpose(2, 1, 0), target_range)
     values = resample(Volume(prediction, grid.affine), reference.grid)
-    values = np.clip(values, *target_range).astype(np.float32, copy=False)
+    limits = output_limits(target_range, settings.target)
+    values = np.clip(values, *limits).astype(np.float32, copy=False)
     if mask != "none":
         values = np.where(body, values, np.float32(target_range[0]))
     target = settings.target.modality

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,10 +21,9 @@ import numpy as np
 from medp2p.config import DataSettings
 from medp2p.errors import ManifestError
 from medp2p.files import write_text
+from medp2p.io import READ_SUFFIXES, image_suffix, is_image
 
 Split = Literal["train", "validation", "test"]
-
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
 
     Files are found by name without suffix (``mr.nii.gz``, ``ct.mha``, …), as in the SynthRAD
     challenges. Folders at any depth count, so ``brain/1BA001/mr.nii.gz`` is found too; the
-    case is named by its own folder.
+    case is named by its own folder. Links are followed, hidden files and folders left out.
 
     Raises:
         ManifestError: If there is no case, a case lacks an image, two cases share a name, or
@@ -74,7 +74,7 @@ def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
             f"{folder}: not a folder; expected a folder of case folders or a manifest (.csv)"
         )
     wanted = (*settings.sources, settings.target)
-    found = {p.parent for name in wanted for p in folder.rglob(f"{name}.*") if _is_image(p)}
+    found = {path.parent for path in _files_below(folder) if _name_of(path) in wanted}
     if not found:
         raise ManifestError(
             f"{folder}: no case found; expected files like CASE/{wanted[0]}.nii.gz and "
@@ -130,8 +130,12 @@ def read_manifest(path: Path) -> list[Case]:
         raise ManifestError(f"{path}: no such file; make one with `medp2p manifest`") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path}: cannot be read as a CSV file: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    columns = list(reader.fieldnames or [])
+    try:
+        reader = csv.DictReader(io.StringIO(text))
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
+    except csv.Error as error:
+        raise ManifestError(f"{path}: cannot be read as a CSV file: {error}") from error
     sources = [column for column in columns if column.startswith("source_")]
     missing = {"case", "split", "target"} - set(columns)
     if missing or not sources:
@@ -140,7 +144,7 @@ def read_manifest(path: Path) -> list[Case]:
             f"{path}: the column {lacking} is missing, found {', '.join(columns) or 'none'}; "
             "expected case, patient, split, source_<name>, target, mask"
         )
-    cases = [_case_of_row(row, sources, path) for row in reader]
+    cases = [_case_of_row(row, sources, path) for row in rows]
     check_cases(cases, path)
     return cases
 
@@ -168,8 +172,8 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
     """Refuse a data set that does not hang together.
 
     Raises:
-        ManifestError: If it is empty, a case is there twice, a patient is in two splits, or a
-            file does not exist.
+        ManifestError: If it is empty, a case is there twice, a patient is in two splits, a
+            file does not exist, or an image belongs to two cases.
     """
     if not cases:
         raise ManifestError(f"{where}: no cases; expected one row or folder per case")
@@ -185,16 +189,21 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
                 f"{first.split}, case {case.name} in {case.split}); put all cases of a patient "
                 "into one split"
             )
+    owners: dict[Path, str] = {}
     for case in cases:
         for file in (*case.sources.values(), case.target, case.mask):
             if file is not None and not file.is_file():
                 raise ManifestError(f"{where}: case {case.name}: {file} does not exist")
+        for file in (*case.sources.values(), case.target):
+            owner = owners.setdefault(file.resolve(), case.name)
+            if owner != case.name:
+                raise ManifestError(f"{where}: {file} is an image of {owner} and of {case.name}")
 
 
 def _case_of_row(row: dict[str, str], sources: Sequence[str], path: Path) -> Case:
-    name = (row["case"] or "").strip()
-    split = (row["split"] or "").strip()
-    if not name or "/" in name or "\\" in name:
+    row = {column: (row[column] or "").strip() for column in row if column}
+    name, split = row["case"], row["split"]
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise ManifestError(f"{path}: {name!r} is no case name; expected a plain name")
     if split not in get_args(Split):
         raise ManifestError(
@@ -227,10 +236,10 @@ def _patient_of(case: str, pattern: str | None) -> str:
 
 
 def _find_image(folder: Path, name: str) -> Path:
-    files = [folder / f"{name}{s}" for s in IMAGE_SUFFIXES if (folder / f"{name}{s}").is_file()]
+    files = _images_named(folder, name)
     if not files:
         raise ManifestError(
-            f"{folder}: no {name} image; expected {name}.nii.gz (or {', '.join(IMAGE_SUFFIXES)})"
+            f"{folder}: no {name} image; expected {name}.nii.gz (or {', '.join(READ_SUFFIXES)})"
         )
     if len(files) > 1:
         raise ManifestError(
@@ -240,10 +249,25 @@ def _find_image(folder: Path, name: str) -> Path:
 
 
 def _find_mask(folder: Path, name: str | None) -> Path | None:
-    if name is None or not any((folder / f"{name}{s}").is_file() for s in IMAGE_SUFFIXES):
+    if name is None or not _images_named(folder, name):
         return None
     return _find_image(folder, name)
 
 
-def _is_image(path: Path) -> bool:
-    return path.name.endswith(IMAGE_SUFFIXES) and path.is_file()
+def _images_named(folder: Path, name: str) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if _name_of(path) == name and path.is_file()]
+
+
+def _name_of(path: Path) -> str | None:
+    """The name of an image file without its suffix, or None."""
+    return path.name[: -len(image_suffix(path))] if is_image(path) else None
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    visited = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in visited else [f for f in folders if not f.startswith(".")]
+        if real not in visited:
+            yield from (Path(place) / file for file in files)
+        visited.add(real)

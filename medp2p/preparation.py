@@ -13,8 +13,8 @@ import numpy as np
 
 from medp2p.checkpoint import library_versions
 from medp2p.config import PreprocessingSettings
-from medp2p.dataset import PreparedWriter
-from medp2p.errors import GeometryError, MedP2PError, OutputError
+from medp2p.dataset import INDEX_FILE, PreparedWriter
+from medp2p.errors import GeometryError, ManifestError, MedP2PError, OutputError
 from medp2p.files import atomic_folder, output_errors
 from medp2p.io import read_grid
 from medp2p.manifest import Case, write_manifest
@@ -90,13 +90,15 @@ def prepare(
         MedP2PError: Naming the case that cannot be used, and why.
         OutputError: If the folder exists already or cannot be written.
     """
-    with atomic_folder(output, overwrite=overwrite) as folder:
+    _refuse_output_around_inputs(output, cases)
+    with atomic_folder(output, marker=INDEX_FILE, overwrite=overwrite) as folder:
         check_space(output, needed_bytes(cases, settings))
         writer = PreparedWriter(folder, settings, list(cases[0].sources))
         try:
-            done = []
+            done: list[dict[str, Any]] = []
             for case in cases:
                 done.append(_prepare_case(case, writer, settings))
+                _refuse_shared_images(done)
                 if progress:
                     progress(case.name)
             writer.finish()
@@ -112,6 +114,27 @@ def prepare(
         (folder / REPORT_FILE).write_text(text, encoding="utf-8")
 
 
+def _refuse_output_around_inputs(output: Path, cases: Sequence[Case]) -> None:
+    place = output.resolve()
+    for case in cases:
+        for file in (*case.sources.values(), case.target, *([case.mask] if case.mask else [])):
+            if place in file.resolve().parents:
+                raise OutputError(f"{output}: holds {file}, an input; name another output")
+
+
+def _refuse_shared_images(done: Sequence[dict[str, Any]]) -> None:
+    """Refuse a case whose source or target is that of an earlier case in another split."""
+    last = done[-1]
+    images = {digest for key, digest in last["sha256"].items() if key != "mask"}
+    for case in done[:-1]:
+        shared = images & {digest for key, digest in case["sha256"].items() if key != "mask"}
+        if shared and case["split"] != last["split"]:
+            raise ManifestError(
+                f"cases {case['case']} ({case['split']}) and {last['case']} ({last['split']}) have "
+                "an image in common; put them into one split or take one out"
+            )
+
+
 def _prepare_case(
     case: Case, writer: PreparedWriter, settings: PreprocessingSettings
 ) -> dict[str, Any]:
@@ -125,9 +148,10 @@ def _prepare_case(
     try:
         images = transform({key: str(path) for key, path in files.items()})
     except RuntimeError as error:
-        refusal = error.__cause__  # MONAI wraps what a transform raises
+        refusal = error.__cause__ or error  # MONAI wraps what a transform raises
         if not isinstance(refusal, MedP2PError):
-            raise
+            refusal.add_note(f"while preparing case {case.name}")
+            raise refusal from None
         raise type(refusal)(f"case {case.name}: {refusal}") from error
     mask = images["mask"]
     if not mask.any():

@@ -31,6 +31,9 @@ BODY_MASK_SPACING_MM = 1.5
 SMALLEST_MASK_VOXELS = 64
 """A body of fewer voxels gives no percentiles worth the name."""
 
+MOST_LABELS = 255
+"""A mask or label map has no higher value."""
+
 SMALLEST_OVERLAP = 0.5
 """Images are refused as a pair if less of the body lies inside the second one."""
 
@@ -161,7 +164,8 @@ def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
 def check_modality(volume: Volume, settings: ImageSettings, role: str) -> None:
     """Refuse a CT where an MR is expected, and the other way round.
 
-    A CT is recognized by its air, unless ``hu_range`` leaves air out.
+    What the file says of itself counts first. Else a CT is recognized by its air, unless
+    ``hu_range`` leaves air out.
 
     Args:
         volume: The image.
@@ -173,7 +177,9 @@ def check_modality(volume: Volume, settings: ImageSettings, role: str) -> None:
     """
     low, high = float(volume.array.min()), float(volume.array.max())
     modality = settings.modality
-    if volume.modality not in (None, modality):
+    if volume.modality == modality:
+        return
+    if volume.modality is not None:
         raise ImageReadError(
             f"{volume.name}: this is {volume.modality}, but the {role} should be {modality}; "
             "give the other image or another preset"
@@ -186,7 +192,28 @@ def check_modality(volume: Volume, settings: ImageSettings, role: str) -> None:
     if modality == "MR" and low <= MR_LOWEST:
         raise ImageReadError(
             f"{volume.name}: values {low:.4g}..{high:.4g} look like a CT in HU, but the {role} "
-            "should be MR; give the MR or another preset"
+            "should be MR; give the MR, or if it is one say so: medp2p convert … --modality MR"
+        )
+
+
+def check_mask_values(mask: Volume) -> None:
+    """Refuse an image that is no mask: a scan, or values that are no labels.
+
+    Raises:
+        ImageReadError: If it is noted as MR or CT, or holds negative or broken numbers.
+    """
+    found = None
+    if mask.modality in ("MR", "CT"):
+        found = f"this is {mask.modality}"
+    elif mask.array.min(initial=0) < 0:
+        found = "it holds negative values"
+    elif mask.array.dtype.kind == "f" and not (mask.array == np.rint(mask.array)).all():
+        found = "it holds fractions"
+    elif mask.array.max(initial=0) > MOST_LABELS:
+        found = f"it holds values up to {mask.array.max():g}"
+    if found:
+        raise ImageReadError(
+            f"{mask.name}: not a mask, {found}; expected 0 outside and a small whole number inside"
         )
 
 
@@ -197,6 +224,7 @@ def check_mask(mask: Volume, image: Volume) -> NDArray[np.bool_]:
         GeometryError: If the mask lies on another grid.
         ImageReadError: If it is empty.
     """
+    check_mask_values(mask)
     aligned = reorient(mask, image.orientation)
     difference = aligned.grid.difference(image.grid)
     if difference:
@@ -266,6 +294,11 @@ def find_value_range(
     """
     if settings.modality == "CT":
         return settings.hu_range
+    if np.count_nonzero(mask) < SMALLEST_MASK_VOXELS:
+        raise ImageReadError(
+            f"{volume.name}: holds {np.count_nonzero(mask)} voxels of the body, expected at least "
+            f"{SMALLEST_MASK_VOXELS}; check that the images belong together"
+        )
     low, high = (float(v) for v in np.percentile(volume.array[mask], settings.percentiles))
     if not low < high:
         raise ImageReadError(
@@ -302,6 +335,14 @@ def from_unit(unit: NDArray[np.float32], value_range: tuple[float, float]) -> ND
     low, high = value_range
     values: NDArray[np.float32] = (unit + 1) * np.float32((high - low) / 2) + np.float32(low)
     return values
+
+
+def output_limits(value_range: tuple[float, float], settings: ImageSettings) -> tuple[float, float]:
+    """Lowest and highest value that a translated image can have."""
+    if settings.modality == "CT":
+        return value_range
+    low, high = from_unit(np.array(MR_UNIT_LIMITS, dtype=np.float32), value_range)
+    return float(low), float(high)
 
 
 def encode(unit: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -341,7 +382,8 @@ def carry_mask(body: NDArray[np.bool_], volume: Volume, other: Volume) -> NDArra
 
 def _share_inside(mask: NDArray[np.bool_], grid: Grid, other: Grid) -> float:
     """Share of the mask's voxels, on ``grid``, that lie inside the extent of ``other``."""
-    index = np.argwhere(mask)
+    step = [max(1, n // 128) for n in mask.shape]
+    index = np.argwhere(mask[:: step[0], :: step[1], :: step[2]]) * step
     to_other = np.linalg.inv(other.affine) @ grid.affine
     position = index @ to_other[:3, :3].T + to_other[:3, 3]
     inside = ((position >= -0.5) & (position <= np.array(other.shape) - 0.5)).all(axis=1)

@@ -80,7 +80,7 @@ class RunRecords:
 
     def add(self, epoch: int, losses: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """Append an epoch's mean losses and, if it was validated, its metrics."""
-        row = {"epoch": epoch, **losses, **self._validation_columns(metrics)}
+        row = {"epoch": epoch, **losses} | {n: metrics.get(n, "") for n in self._metric_names}
         path = self._folder / LOG_FILE
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -91,7 +91,7 @@ class RunRecords:
         for name, value in losses.items():
             self._curves.add_scalar(f"loss/{name}", value, epoch)
         for name, value in metrics.items():
-            self._curves.add_scalar(f"validation/{name}", value, epoch)
+            self._curves.add_scalar(name.replace("_", "/", 1), value, epoch)
         self._curves.flush()
 
     def add_sample(
@@ -117,9 +117,6 @@ class RunRecords:
     def close(self) -> None:
         """Close the curves."""
         self._curves.close()
-
-    def _validation_columns(self, metrics: Mapping[str, float]) -> dict[str, float | str]:
-        return {f"validation_{name}": metrics.get(name, "") for name in self._metric_names}
 
     def _forget_after(self, epoch: int) -> None:
         path = self._folder / LOG_FILE

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from numpy.typing import NDArray
@@ -37,20 +38,27 @@ from medp2p.checkpoint import (
 from medp2p.config import Config, config_yaml, validate_config
 from medp2p.dataset import PreparedCase, PreparedData, SliceBatches
 from medp2p.devices import choose_device, resolve_precision
-from medp2p.errors import CheckpointError, ConfigError, PreparedDataError, TrainingError
-from medp2p.files import output_errors, refuse_existing, write_text
+from medp2p.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    PreparedDataError,
+    TrainingError,
+)
+from medp2p.files import output_errors, write_text
 from medp2p.fingerprint import fingerprint
 from medp2p.inference import predict_volume
 from medp2p.methods import build_method
 from medp2p.methods.base import Method, learning_rate_factor
 from medp2p.metrics import PROFILES, Profile, available_metrics, metric_names, range_profile
-from medp2p.preprocessing import decode, from_unit
+from medp2p.preprocessing import MR_UNIT_LIMITS, decode, from_unit
 from medp2p.run_records import Display, EpochReport, RunRecords, StepReport
 from medp2p.signals import StopRequest, stop_signals
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = ".lock"
 
 DEVICE_MEMORY_SHARE = 0.5
 """Prepared voxels move to the device if they take less than this share of its free memory."""
@@ -127,19 +135,21 @@ def train(
 
     Raises:
         TrainingError: If a loss is not finite, or memory runs out.
-        OutputError: If ``output`` holds a run already, or cannot be written.
+        OutputError: If ``output`` is not empty, another run writes there, or it cannot be
+            written.
         PreparedDataError: If the prepared folder does not fit the settings.
         CheckpointError: If the state or ``init`` cannot be used.
     """
     state = load_state(output / STATE_FILE) if resume else None
     config = _settle_config(config, state, output)
     if state is None:
-        refuse_existing(output / STATE_FILE, overwrite=False)
-        refuse_existing(output / MODEL_FILE, overwrite=False)
+        _refuse_used_folder(output)
+    elif init is not None:
+        raise ConfigError(f"{output}: a resumed run keeps its weights; leave out --init")
     data = PreparedData(prepared)
     data.check_preprocessing(config.preprocessing)
     fabric = _make_fabric(device, config, processes)
-    with _device_memory_errors(config), output_errors(output):
+    with _device_memory_errors(config), output_errors(output), _sole_run(output, fabric):
         watcher = display if display and fabric.is_global_zero else Display()
         run = TrainingRun(data, output, config, fabric, watcher)
         run.begin(state, init)
@@ -168,7 +178,12 @@ class TrainingRun:
         self.steps = self._steps_per_epoch()
         self.validation = data.split("validation")
         self.target_range = _typical_range(data)
-        self.profile = _validation_profile(config, self.target_range)
+        self.profile = _validation_profile(config)
+
+    @property
+    def metric_prefix(self) -> str:
+        """Says in a metric's name that it comes from validation, and from unit values for MR."""
+        return "validation_" if self.profile.units == "HU" else "validation_unit_"
 
     def begin(self, state: Mapping[str, Any] | None, init: Path | None) -> None:
         """Take up a saved state or the weights of another model."""
@@ -176,15 +191,21 @@ class TrainingRun:
             weights = load_model(init).generator.state_dict()
             load_weights(self.method.networks["generator"], weights, init)
         self.method.setup(self.fabric)
+        if self.fabric.is_global_zero:
+            self.data.verify()
         if state is not None:
             _check_same_data(state, self.data)
             self.method.load_state_dict(state["method"])
             self.progress = Progress(**state["progress"])
         elif self.fabric.is_global_zero:
-            self.output.mkdir(parents=True, exist_ok=True)
-            write_text(self.output / CONFIG_FILE, config_yaml(self.config), overwrite=True)
+            write_text(self.output / CONFIG_FILE, config_yaml(self.config))
+            self._save_state()
         if self.fabric.is_global_zero:
-            self.records = RunRecords(self.output, self.progress.epoch, metric_names(self.profile))
+            self.records = RunRecords(
+                self.output,
+                self.progress.epoch,
+                [f"{self.metric_prefix}{name}" for name in metric_names(self.profile)],
+            )
 
     def go(self) -> TrainingResult:
         """Train to the end, or until a signal or early stopping."""
@@ -272,7 +293,8 @@ class TrainingRun:
             metrics = self._validate()
             self._keep_if_best(metrics)
         if self.fabric.is_global_zero:
-            self.records.add(progress.epoch, losses, metrics)
+            named = {f"{self.metric_prefix}{name}": value for name, value in metrics.items()}
+            self.records.add(progress.epoch, losses, named)
         if last or self._out_of_patience():
             self._save_state()
         self.display.epoch(EpochReport(progress.epoch, losses, metrics, rate))
@@ -300,7 +322,7 @@ class TrainingRun:
         return {key: value / count for key, (value, count) in pairs if count}
 
     def _predict(self, case: PreparedCase) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Prediction and target of one case on its training grid, in the model's units."""
+        """Prediction and target of one case on its training grid: HU, or for MR unit values."""
         unit = predict_volume(
             self.method.translate,
             decode(self.data.source(case)),
@@ -308,8 +330,11 @@ class TrainingRun:
             self.fabric.device,
             self.config.training.batch_size,
         )
+        target = decode(self.data.target(case))
+        if self.profile.units != "HU":
+            return np.clip(unit, *self.profile.value_range), target
         prediction = np.clip(from_unit(unit, self.target_range), *self.target_range)
-        return prediction, from_unit(decode(self.data.target(case)), self.target_range)
+        return prediction, from_unit(target, self.target_range)
 
     def _keep_if_best(self, metrics: Mapping[str, float]) -> None:
         progress = self.progress
@@ -334,7 +359,10 @@ class TrainingRun:
             source_names=tuple(self.data.sources),
             target_range=self.target_range,
             fingerprint=self._fingerprint,
-            metrics={f"validation_{name}": value for name, value in self.progress.metrics.items()},
+            metrics={
+                f"{self.metric_prefix}{name}": value
+                for name, value in self.progress.metrics.items()
+            },
             progress={"epoch": self.progress.model_epoch},
             versions=library_versions(),
         )
@@ -487,6 +515,32 @@ def _processes(asked: int) -> tuple[int, int]:
     return int(here or world), world
 
 
+def _refuse_used_folder(output: Path) -> None:
+    """Refuse to start a run in a folder that holds anything."""
+    if (output / STATE_FILE).exists():
+        raise OutputError(f"{output}: holds a run already; --resume it or name another folder")
+    if not output.exists():
+        return
+    if not output.is_dir() or {entry.name for entry in output.iterdir()} - {LOCK_FILE}:
+        raise OutputError(f"{output}: exists already and is not empty; name another folder")
+
+
+@contextmanager
+def _sole_run(output: Path, fabric: Fabric) -> Iterator[None]:
+    """Hold the run folder's lock, so that two runs never write into one folder."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / LOCK_FILE, timeout=0):
+            yield
+    except Timeout as error:
+        raise OutputError(
+            f"{output}: another run is writing there; wait for it or name another folder"
+        ) from error
+
+
 def _typical_range(data: PreparedData) -> tuple[float, float]:
     """What -1 and +1 stand for in the output: the median over training cases (CT: the same)."""
     ranges = [case.target_range for case in data.split("train")]
@@ -496,10 +550,11 @@ def _typical_range(data: PreparedData) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _validation_profile(config: Config, target_range: tuple[float, float]) -> Profile:
+def _validation_profile(config: Config) -> Profile:
+    """HU for CT. MR scans have no common scale: -1 and +1 are each target's own percentiles."""
     if config.preprocessing.target.modality == "CT":
         return PROFILES["synthrad2025"]
-    return range_profile(*target_range)
+    return range_profile(*MR_UNIT_LIMITS)
 
 
 def _check_same_data(state: Mapping[str, Any], data: PreparedData) -> None:

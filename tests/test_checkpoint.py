@@ -95,8 +95,18 @@ def test_a_card_that_cannot_be_read_is_refused(tmp_path, model_file):
     path = tmp_path / "m.safetensors"
     rewrite(model_file, path, lambda description: description.update(card={}))
     refuse(path, "description")
-    rewrite(model_file, path, lambda d: d["card"]["config"]["training"].update(surprise=1))
-    refuse(path, "training.surprise")
+    rewrite(model_file, path, lambda d: d["card"]["config"]["slices"].update(surprise=1))
+    refuse(path, "slices.surprise")
+    for text in ("not JSON", "[]", '{"version": "1"}'):
+        save_file(load_file(model_file), path, metadata={"medp2p": text})
+        refuse(path, "description")
+
+
+def test_settings_that_only_training_knew_do_not_make_a_model_useless(tmp_path, model_file):
+    path = tmp_path / "m.safetensors"
+    rewrite(model_file, path, lambda d: d["card"]["config"]["training"].update(bygone=1))
+    card, _ = read_card(path)
+    assert card.config == read_card(model_file)[0].config
 
 
 def test_weights_of_another_network_are_refused(tmp_path, model_file):

@@ -7,7 +7,6 @@ from medp2p.config import (
     config_yaml,
     load_config,
     parse_yaml,
-    settings_hash,
     validate_config,
 )
 from medp2p.errors import ConfigError
@@ -54,13 +53,20 @@ def test_later_wins(tmp_path):
         ("trainin.epochs=3", ["trainin", "training"]),
         ("training.epochs=0", ["training.epochs", "found 0"]),
         ("training.epochs=many", ["training.epochs", "many"]),
-        ("slices.size=[100,100]", ["slices.size", "multiple of 128"]),
+        ("slices.size=[100,100]", ["slices.size", "multiple of 32"]),
         ("slices.stack=2", ["slices", "odd"]),
         ("method.name=cyclegann", ["method.name", "cyclegann"]),
         ("preprocessing.target.hu_range=[100,-100]", ["hu_range", "rise"]),
         ("preprocessing.spacing_mm=[1,0,1]", ["preprocessing.spacing_mm", "found 0"]),
         ("training.epochs", ["key.path=value"]),
-        ("data.test_fraction=0.9", ["leave nothing to train on"]),
+        ("data.patient_pattern=(", ["patient_pattern", "regular expression"]),
+        ("data.split_seed=-1", ["data.split_seed"]),
+        ("training.seed=-1", ["training.seed"]),
+        ("method.betas=[1,1]", ["method.betas"]),
+        ("method.discriminator.layers=6", ["discriminator.layers", "192"]),
+        ("preprocessing.spacing_mm=[1,1,.inf]", ["preprocessing.spacing_mm"]),
+        ("augmentation.rotation_degrees=.inf", ["augmentation.rotation_degrees"]),
+        ("data.test_fraction=0.95", ["leave nothing to train on"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_path(assignment, expected):
@@ -97,10 +103,7 @@ def test_a_new_method_name_replaces_the_whole_block():
     }
 
 
-def test_settings_are_frozen_and_their_hash_tells_them_apart():
+def test_settings_are_frozen():
     config = Config()
     with pytest.raises(ValueError, match="frozen"):
         config.training.epochs = 3  # type: ignore[misc]
-    other = load_config(assignments=["preprocessing.spacing_mm=[1,1,1]"])
-    assert settings_hash(config.preprocessing) != settings_hash(other.preprocessing)
-    assert settings_hash(config.preprocessing) == settings_hash(Config().preprocessing)

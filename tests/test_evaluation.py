@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medp2p.errors import EvaluationError, GeometryError, ImageReadError, OutputError
+from medp2p.errors import ConfigError, EvaluationError, GeometryError, ImageReadError, OutputError
 from medp2p.evaluation import (
     WHOLE_VOLUME,
     CaseResult,
@@ -24,12 +24,15 @@ from medp2p.evaluation import (
     evaluate_folders,
     evaluate_pair,
     pair_folders,
+    pair_manifest,
     pair_paths,
     result_table,
     summarize,
     write_csv,
     write_json,
 )
+from medp2p.io import read_volume, write_volume
+from medp2p.manifest import Case, write_manifest
 from medp2p.metrics import PROFILES, compute_metrics, range_profile
 from medp2p.volume import Volume, reorient
 
@@ -113,15 +116,10 @@ def test_other_grids_are_refused() -> None:
     for affine, words in ((shifted, "positions up to 0.5 mm apart"), (coarser, "spacing")):
         with pytest.raises(GeometryError, match=f"the prediction is not on the grid.*{words}"):
             evaluate_pair(volume(ct_array(), affine), reference, None, PROFILE)
-        for allowed in (True, False):
-            with pytest.raises(GeometryError, match=f"the mask is not on the grid.*{words}"):
-                evaluate_pair(
-                    reference,
-                    reference,
-                    volume(mask_array(), affine),
-                    PROFILE,
-                    resample_prediction=allowed,
-                )
+        with pytest.raises(
+            GeometryError, match=f"the mask is not on the grid.*{words}.*--resample"
+        ):
+            evaluate_pair(reference, reference, volume(mask_array(), affine), PROFILE)
 
 
 def test_resampling_puts_voxels_in_their_place() -> None:
@@ -139,7 +137,7 @@ def test_resampling_puts_voxels_in_their_place() -> None:
         volume(world @ weights),
         volume(mask),
         PROFILE,
-        resample_prediction=True,
+        allow_resampling=True,
     )
     assert outcome.values["mae_hu"] < 1e-3
     assert "resampled linearly" in " ".join(outcome.notes)
@@ -149,14 +147,71 @@ def test_resampling_puts_voxels_in_their_place() -> None:
 def test_resampling_counts_what_the_prediction_does_not_cover() -> None:
     reference = volume(ct_array())
     cropped = Volume(ct_array()[:10], AFFINE)
-    outcome = evaluate_pair(cropped, reference, None, PROFILE, resample_prediction=True)
+    outcome = evaluate_pair(cropped, reference, None, PROFILE, allow_resampling=True)
     covered, missed = ct_array()[10:], -1024
     assert outcome.values["mae_hu"] == pytest.approx(np.abs(covered - missed).sum() / 5040)
     assert "50 % of the compared voxels lie outside it and count as -1024" in outcome.notes[-1]
     far = AFFINE.copy()
     far[2, 3] += 1000
     with pytest.raises(GeometryError, match="lies apart"):
-        evaluate_pair(volume(ct_array(), far), reference, None, PROFILE, resample_prediction=True)
+        evaluate_pair(volume(ct_array(), far), reference, None, PROFILE, allow_resampling=True)
+
+
+def test_a_mask_on_another_grid_is_taken_from_the_nearest_voxel() -> None:
+    """A box in world coordinates marks the same voxels, whichever grid it is drawn on."""
+    finer = AFFINE @ np.diag([0.5, 0.5, 0.5, 1])
+    finer[:3, 3] = (AFFINE @ [-0.25, -0.25, -0.25, 1])[:3]  # two fine voxels to a coarse one
+    fine_mask = mask_array().repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    prediction, reference = volume(ct_array(1)), volume(ct_array(2))
+    for labels in (fine_mask, 7 * fine_mask, fine_mask.astype(bool), fine_mask.astype(float)):
+        mask = reorient(volume(labels, finer), "RAS")
+        outcome = evaluate_pair(prediction, reference, mask, PROFILE, allow_resampling=True)
+        assert outcome.values == compute_metrics(
+            prediction.array, reference.array, mask_array(), PROFILE
+        )
+        assert outcome.notes == ("mask resampled (nearest voxel) onto the reference's grid",)
+
+
+def test_prediction_and_mask_may_share_a_grid_that_is_not_the_references() -> None:
+    cropped = slice(2, 18), slice(2, 16), slice(1, 13)
+    affine = AFFINE.copy()
+    affine[:3, 3] = (AFFINE @ [2, 2, 1, 1])[:3]
+    prediction, mask = (volume(a[cropped], affine) for a in (ct_array(1), mask_array()))
+    reference = volume(ct_array(2))
+    outcome = evaluate_pair(prediction, reference, mask, PROFILE, allow_resampling=True)
+    assert outcome.values["voxels"] == mask_array().sum()
+    error = ct_array(1).astype(float) - ct_array(2)
+    assert outcome.values["mae_hu"] == pytest.approx(np.abs(error[mask_array() > 0]).mean())
+    assert [note.split()[:2] for note in outcome.notes] == [
+        ["mask", "resampled"],
+        ["prediction", "resampled"],
+    ]
+    far = affine.copy()
+    far[2, 3] += 1000
+    with pytest.raises(GeometryError, match=r"marks no voxel .*lie apart"):
+        evaluate_pair(
+            prediction, reference, volume(mask_array(), far), PROFILE, allow_resampling=True
+        )
+
+
+def test_an_image_is_no_mask() -> None:
+    image = volume(ct_array())
+    soft = np.where(mask_array(), 0.5, 0)
+    for wrong in (image, volume(mask_array()).with_array(mask_array(), modality="MR")):
+        with pytest.raises(ImageReadError, match="mask"):
+            evaluate_pair(image, image, wrong, PROFILE)
+    with pytest.raises(ImageReadError, match="mask"):
+        evaluate_pair(image, image, volume(soft), PROFILE, allow_resampling=True)
+
+
+def test_mr_is_not_judged_in_hu() -> None:
+    ct = volume(ct_array())
+    mr = ct.with_array(ct_array(1) + 1024, modality="MR")
+    for pair in ((mr, ct), (ct, mr), (mr, mr)):
+        with pytest.raises(EvaluationError, match=r"this is MR, but.*--range LOW HIGH"):
+            evaluate_pair(*pair, None, PROFILE)
+    values = evaluate_pair(mr, mr, None, range_profile(0, 2000)).values
+    assert values["mae"] == 0
 
 
 def test_notes_on_suspicious_images() -> None:
@@ -192,8 +247,12 @@ def test_a_structure_metric_without_value_leaves_the_others() -> None:
 def test_errors_name_both_images(tmp_path: Path) -> None:
     first, second = (save(tmp_path / name, ct_array()) for name in ("a.nii.gz", "b.nii.gz"))
     empty = save(tmp_path / "empty.nii.gz", np.zeros(SHAPE, np.uint8))
-    with pytest.raises(EvaluationError, match=r"a\.nii\.gz against .*b\.nii\.gz: the mask is emp"):
+    with pytest.raises(EvaluationError, match=r"empty\.nii\.gz: the mask is empty"):
         evaluate_cases(pair_paths(first, second, mask=empty)[0], PROFILE)
+    prediction = read_volume(first)
+    prediction = prediction.with_array(np.where(mask_array(), np.nan, prediction.array))
+    with pytest.raises(EvaluationError, match=r"a\.nii\.gz against .*b\.nii\.gz: .*NaN"):
+        evaluate_pair(prediction, read_volume(second), None, PROFILE)
 
 
 def test_paths_must_exist_and_be_of_a_kind(tmp_path: Path) -> None:
@@ -277,6 +336,116 @@ def test_folders_go_on_after_a_broken_case(folders: tuple[Path, Path]) -> None:
         (folders[0] / f"p{number}.nii.gz").write_bytes(b"no image")
     with pytest.raises(EvaluationError, match="none of 3 cases could be evaluated"):
         evaluate_folders(*folders, PROFILE)
+
+
+def test_the_reason_given_is_that_of_a_case_that_was_tried(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "p1.nii.gz").unlink()
+    for number in (2, 3):
+        (folders[0] / f"p{number}.nii.gz").write_bytes(b"no image")
+    with pytest.raises(
+        EvaluationError, match=r"none of 3 .*the first that was tried, p2: .*p2\.nii"
+    ):
+        evaluate_folders(*folders, PROFILE)
+
+
+def test_two_images_for_the_only_case_are_the_reason(tmp_path: Path) -> None:
+    references, predictions = tmp_path / "data", tmp_path / "sct"
+    target = save(references / "p1/ct.nii.gz", ct_array())
+    for name in ("p1.nii", "p1.nii.gz"):
+        save(predictions / name, ct_array())
+    manifest = [Case("p1", "p1", "test", {"mr": target}, target, None)]
+    reason = r"case p1 could not be evaluated: .*several images for one case: p1\.nii, p1\.nii\.gz"
+    for pairs, failures in (
+        pair_folders(predictions, references),
+        pair_manifest(predictions, manifest),
+    ):
+        assert pairs == []
+        with pytest.raises(EvaluationError, match=reason):
+            evaluate_cases(pairs, PROFILE, failures=failures)
+    (predictions / "p1.nii").unlink()
+    target.rename(target.with_name("mr.nii.gz"))
+    with pytest.raises(EvaluationError, match="no image called ct in the folder p1"):
+        evaluate_folders(predictions, references, PROFILE)
+
+
+def test_two_masks_for_one_case_are_not_chosen_from(folders: tuple[Path, Path]) -> None:
+    masks = folders[1].parent / "masks"
+    for name in ("p1.nii", "p1.nii.gz", "p2.nii.gz"):
+        save(masks / name, mask_array())
+    pairs, failures = pair_folders(*folders, masks=masks)
+    assert [pair.case for pair in pairs] == ["p2"]
+    assert "several images for one case: p1.nii, p1.nii.gz" in failures["p1"]
+    assert "no mask for case p3" in failures["p3"]
+
+
+def test_nested_case_folders_are_found(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    (references / "Task1/brain").mkdir(parents=True)
+    (references / "p1").rename(references / "Task1/brain/p1")
+    (references / "pelvis").mkdir()
+    (references / "p2").rename(references / "pelvis/p2")
+    save(references / "p3/extra/x/ct.nii.gz", ct_array())
+    save(references / ".cache/p4/ct.nii.gz", ct_array())
+    save(references / "pelvis/.p5/ct.nii.gz", ct_array())
+    pairs, failures = pair_folders(predictions, references)
+    assert failures == {}
+    assert [str(pair.reference.relative_to(references)) for pair in pairs] == [
+        "Task1/brain/p1/ct.nii.gz",
+        "pelvis/p2/ct.nii.gz",
+        "p3/ct.nii.gz",
+    ]
+    assert all(pair.mask == pair.reference.with_name("mask.nii.gz") for pair in pairs)
+    save(references / "abdomen/p2/ct.nii.gz", ct_array())
+    failures = pair_folders(predictions, references)[1]
+    assert "several images for one case: abdomen/p2/ct.nii.gz, pelvis/p2/ct" in failures["p2"]
+
+
+def manifest_of(references: Path, *, unmasked: tuple[str, ...] = ()) -> list[Case]:
+    return [
+        Case(
+            name=folder.name,
+            patient=folder.name,
+            split="test",
+            sources={"mr": folder / "mr.nii.gz"},
+            target=folder / "ct.nii.gz",
+            mask=None if folder.name in unmasked else folder / "mask.nii.gz",
+        )
+        for folder in sorted(references.iterdir())
+    ]
+
+
+def test_a_manifests_masks_are_for_all_cases_or_none(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    pairs, failures = pair_manifest(predictions, manifest_of(references, unmasked=("p2",)))
+    assert [pair.case for pair in pairs] == ["p1", "p3"]
+    assert "no mask for this case, while others have one" in failures["p2"]
+    assert "p2" in failures["p2"]
+    pairs, failures = pair_manifest(
+        predictions, manifest_of(references, unmasked=("p1", "p2", "p3"))
+    )
+    assert ([pair.mask for pair in pairs], failures) == ([None] * 3, {})
+    (predictions / "p1.nii.gz").unlink()  # the only case with a mask has no prediction
+    pairs, failures = pair_manifest(predictions, manifest_of(references, unmasked=("p2", "p3")))
+    assert [pair.case for pair in pairs] == ["p2", "p3"]
+    assert list(failures) == ["p1"]
+    with pytest.raises(EvaluationError, match=r"no case in common: .*has p2, p3, the manifest p1"):
+        pair_manifest(predictions, manifest_of(references)[:1])
+
+
+def test_a_mask_beside_a_manifest_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "manifest.csv"
+    write_manifest(manifest, manifest_of(folders[1]))
+    mask = folders[1] / "p1/mask.nii.gz"
+    with pytest.raises(
+        ConfigError, match=r"manifest\.csv: the manifest names the masks; leave out"
+    ):
+        pair_paths(folders[0], manifest, mask=mask)
+    assert run("evaluate", folders[0], manifest, "--mask", mask) == 2
+    assert "leave out --mask" in capsys.readouterr().err
+    assert run("evaluate", folders[0], manifest, "--profile", "synthrad2023") == 0
+    assert "20.0 ± 10.0" in capsys.readouterr().out
 
 
 def test_summary_counts_cases_with_a_value() -> None:
@@ -409,6 +578,19 @@ def test_command_refuses_another_grid_unless_asked(
     assert "--resample" in message
     assert run(*command, "--resample") == 0
     assert "resampled linearly" in capsys.readouterr().out
+
+
+def test_command_on_mr_needs_a_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prediction, reference = tmp_path / "smr.nii.gz", tmp_path / "mr.nii.gz"
+    for path, offset in ((prediction, 1034), (reference, 1024)):
+        values = ct_array() + np.int16(offset)
+        write_volume(Volume(values, AFFINE, modality="MR"), path)
+    assert run("evaluate", prediction, reference) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--range LOW HIGH" in captured.err
+    assert run("evaluate", prediction, reference, "--range", 0, 2000, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cases"][0]["values"]["mae"] == 10
 
 
 def test_command_refuses_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

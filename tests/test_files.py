@@ -116,10 +116,22 @@ def test_nothing_is_replaced_unasked(tmp_path: Path) -> None:
 
 def test_folders_are_replaced_when_asked(tmp_path: Path) -> None:
     for content in (b"old", b"new"):
-        with atomic_folder(tmp_path / "out", overwrite=True) as temporary:
+        with atomic_folder(tmp_path / "out", marker="mark", overwrite=True) as temporary:
+            (temporary / "mark").write_bytes(b"")
             (temporary / content.decode()).write_bytes(content)
-    assert contents(tmp_path) == {"out/new": b"new"}
+    assert contents(tmp_path) == {"out/new": b"new", "out/mark": b""}
     assert [f.name for f in tmp_path.iterdir()] == ["out"]
+
+
+def test_folders_of_another_kind_are_never_replaced(tmp_path: Path) -> None:
+    write_text(tmp_path / "scans" / "patient.txt", "precious")
+    for marker in ("mark", None):
+        with (
+            pytest.raises(OutputError, match="not replaced"),
+            atomic_folder(tmp_path / "scans", marker=marker, overwrite=True),
+        ):
+            pass
+    assert contents(tmp_path) == {"scans/patient.txt": b"precious"}
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
@@ -190,10 +202,8 @@ def test_read_only_file_system(small_disk: Path) -> None:
     for name in ("out", "new", "folder/new"):
         with pytest.raises(OutputError, match="read-only"):
             write_text(small_disk / name, "x", overwrite=True)
-        with (
-            pytest.raises(OutputError, match="read-only"),
-            atomic_folder(small_disk / name, overwrite=True),
-        ):
+    for name in ("new", "folder/new"):
+        with pytest.raises(OutputError, match="read-only"), atomic_folder(small_disk / name):
             pass
     with pytest.raises(OutputError, match="exists already"):
         write_text(small_disk / "out", "x")

@@ -32,7 +32,7 @@ def identity_translator(spacing=(None, None, None), plane="axial", size=(32, 32)
     config = Config(
         preprocessing=PreprocessingSettings(source=image, target=image, spacing_mm=spacing),
         slices=SliceSettings(plane=plane, size=size),
-        method={"generator": {"levels": 3}},
+        method={"generator": {"levels": 3}, "discriminator": {"layers": 1}},
     )
     card = ModelCard(config, ("ct",), RANGE_MM)
     model = Model(torch.nn.Identity(), card, "none")

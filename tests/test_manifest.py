@@ -85,13 +85,19 @@ def test_several_sources_keep_their_order(tmp_path):
         ),
         (
             "case,patient,split,source_mr,target\n"
-            "a,p,train,mr.nii,ct.nii\nb,p,test,mr.nii,ct.nii\n",
+            "a,p,train,mr.nii,ct.nii\nb,p ,test,mr2.nii,ct2.nii\n",
             "patient p is in two splits",
         ),
+        (
+            "case,split,source_mr,target\na,train,mr.nii,ct.nii\nb,test,mr.nii,ct2.nii\n",
+            "is an image of a and of b",
+        ),
+        ("case,split,source_mr,target\n.a,train,mr.nii,ct.nii\n", "no case name"),
+        ("case,split,source_mr,target\n" + "a" * 200_000 + ",train,mr.nii,ct.nii\n", "CSV"),
     ],
 )
 def test_a_manifest_that_does_not_hang_together_is_refused(tmp_path, rows, expected):
-    for name in ("mr.nii", "ct.nii"):
+    for name in ("mr.nii", "ct.nii", "mr2.nii", "ct2.nii"):
         (tmp_path / name).touch()
     path = tmp_path / "m.csv"
     path.write_text(rows)
@@ -112,8 +118,19 @@ def test_folders_that_are_no_data_set_are_refused(tmp_path):
         scan_case_folders(tmp_path, DataSettings())
     write_case(tmp_path / "a", 1)
     (tmp_path / "a" / "ct.mha").touch()
-    with pytest.raises(ManifestError, match=r"ct\.nii\.gz and ct\.mha"):
+    with pytest.raises(ManifestError, match=r"ct\.mha and ct\.nii\.gz"):
         scan_case_folders(tmp_path, DataSettings())
+
+
+def test_links_are_followed_and_hidden_folders_are_not(tmp_path):
+    write_case(tmp_path / "elsewhere" / "real", 1)
+    scans = tmp_path / "scans"
+    write_case(scans / "a", 2)
+    write_case(scans / ".tmp-half", 3)
+    (scans / "linked").symlink_to(tmp_path / "elsewhere" / "real", target_is_directory=True)
+    (scans / "a" / "loop").symlink_to(scans, target_is_directory=True)
+    cases = scan_case_folders(scans, DataSettings())
+    assert [case.name for case in cases] == ["a", "linked"]
 
 
 def test_a_missing_manifest_is_refused(tmp_path):

@@ -26,6 +26,7 @@ __all__ = [
     "WRITE_SUFFIXES",
     "NiftiFrame",
     "VoxelType",
+    "check_output_name",
     "image_suffix",
     "is_image",
     "read_grid",
@@ -142,6 +143,19 @@ def _reading(path: Path) -> Iterator[None]:
         raise ImageReadError(f"{path}: does not fit into this machine's memory") from error
 
 
+def check_output_name(path: Path) -> None:
+    """Refuse a name that no image format goes with, before any work is done.
+
+    Raises:
+        OutputError: Naming the suffixes that can be written.
+    """
+    if image_suffix(path) not in WRITE_SUFFIXES:
+        raise OutputError(
+            f"{path}: no image format that can be written; "
+            f"let the name end in one of {', '.join(WRITE_SUFFIXES)}"
+        )
+
+
 def write_volume(
     volume: Volume,
     path: str | Path,
@@ -169,12 +183,8 @@ def write_volume(
         GeometryError: If the axes are more than 0.5 degrees off perpendicular.
     """
     path = Path(path)
+    check_output_name(path)
     suffix = image_suffix(path)
-    if suffix not in WRITE_SUFFIXES:
-        raise OutputError(
-            f"{path}: no image format that can be written; "
-            f"let the name end in one of {', '.join(WRITE_SUFFIXES)}"
-        )
     refuse_sheared(volume)
     if suffix in _NIFTI:
         write_nifti(volume, path, dtype=dtype, overwrite=overwrite)
