@@ -180,6 +180,13 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
     twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
     if twice:
         raise ManifestError(f"{where}: case {twice[0]} is there twice; give each its own name")
+    names = list(cases[0].sources)
+    for case in cases:
+        if list(case.sources) != names:
+            raise ManifestError(
+                f"{where}: case {case.name} has the sources {', '.join(case.sources)}, case "
+                f"{cases[0].name} has {', '.join(names)}; expected the same in the same order"
+            )
     splits: dict[str, Case] = {}
     for case in cases:
         first = splits.setdefault(case.patient, case)

@@ -17,7 +17,7 @@ from medp2p.dataset import INDEX_FILE, PreparedWriter
 from medp2p.errors import GeometryError, ManifestError, MedP2PError, OutputError
 from medp2p.files import atomic_folder, output_errors
 from medp2p.io import read_grid
-from medp2p.manifest import Case, write_manifest
+from medp2p.manifest import Case, check_cases, write_manifest
 from medp2p.preprocessing import training_grid
 from medp2p.transforms import preparation_transforms
 
@@ -90,6 +90,7 @@ def prepare(
         MedP2PError: Naming the case that cannot be used, and why.
         OutputError: If the folder exists already or cannot be written.
     """
+    check_cases(cases, output)
     _refuse_output_around_inputs(output, cases)
     with atomic_folder(output, marker=INDEX_FILE, overwrite=overwrite) as folder:
         check_space(output, needed_bytes(cases, settings))

@@ -90,6 +90,15 @@ def test_each_intensity_gets_the_median_of_its_bin(baselines, data):
     assert prediction.std() > 0.05
 
 
+def test_bins_divide_the_source_s_range_evenly():
+    numbered = np.arange(INTENSITY_BINS, dtype=np.float32)
+    baselines = Baselines(0.0, numbered, (-1024.0, 3071.0))
+    centres = (-1 + 3 * (numbered + 0.5) / INTENSITY_BINS).astype(np.float32)
+    np.testing.assert_array_equal(predict(baselines, "intensity", centres), numbered)
+    outermost = np.array([-1.0, 2.0], np.float32)
+    np.testing.assert_array_equal(predict(baselines, "intensity", outermost), numbered[[0, -1]])
+
+
 def test_an_intensity_that_training_never_saw_gets_the_constant(baselines, data):
     source, _ = body_values(data, "train")
     unseen = np.array([1.99, 2.0], np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -11,15 +12,16 @@ import torch
 from conftest import make_pair, oblique_affine
 
 from medp2p.checkpoint import Model, ModelCard, load_model
-from medp2p.config import Config, config_yaml, load_config
+from medp2p.cli import main
+from medp2p.config import Config, load_config
 from medp2p.dataset import PreparedData, SliceBatches
 from medp2p.inference import Translator, predict_volume, translate
 from medp2p.io import read_volume
-from medp2p.manifest import scan_case_folders
+from medp2p.manifest import scan_case_folders, write_manifest
 from medp2p.metrics import masked_mae
 from medp2p.preparation import prepare
 from medp2p.preprocessing import decode
-from medp2p.training import train
+from medp2p.training import TrainingResult, train
 from medp2p.volume import Volume
 
 CPU = torch.device("cpu")
@@ -154,15 +156,60 @@ def test_the_result_lies_on_the_first_contrast_s_grid():
         np.testing.assert_allclose(result.array, sign * one.array, atol=0.01)
 
 
-def test_a_trained_model_translates_as_it_was_validated(data, folder, config, tmp_path):
-    (tmp_path / "c.yaml").write_text(config_yaml(config))
-    result = train(data.folder, tmp_path / "r", load_config(file=tmp_path / "c.yaml"), device="cpu")
-    model = load_model(result.model)
+@pytest.fixture(scope="module")
+def trained(data, config, tmp_path_factory) -> TrainingResult:
+    return train(data.folder, tmp_path_factory.mktemp("run") / "r", config, device="cpu")
+
+
+def test_a_trained_model_translates_as_it_was_validated(trained, data, folder):
+    model = load_model(trained.model)
     assert model.card.source_names == CONTRASTS
     [case] = data.split("validation")
     place = folder / case.name
     mask = read_volume(place / "mask.nii.gz")
     target = nib.load(place / "ct.nii.gz").get_fdata()
-    ct = translate(read_sources(place), model, mask=mask, device="cpu", precision="fp32")
-    mae = masked_mae(ct.array, target, mask.array > 0)
-    assert mae == pytest.approx(result.metrics["mae_hu"], rel=1e-3)
+    sources = read_sources(place)
+    ct = translate(sources, model, mask=mask, device="cpu", precision="fp32").array
+    mae = masked_mae(ct, target, mask.array > 0)
+    assert mae == pytest.approx(trained.metrics["mae_hu"], rel=1e-3)
+    swapped = translate(sources[::-1], model, mask=mask, device="cpu", precision="fp32").array
+    assert np.abs(swapped - ct).mean() > 20
+
+
+def test_a_manifest_names_the_contrasts_so_that_its_columns_may_stand_in_any_order(
+    trained, folder, config, tmp_path, capsys
+):
+    cases = scan_case_folders(folder, config.data)
+    expected = translate(
+        read_sources(folder / "case_0"),
+        load_model(trained.model),
+        mask=read_volume(folder / "case_0" / "mask.nii.gz"),
+        device="cpu",
+        precision="fp32",
+    )
+    options = ["-m", trained.model, "--split", "all", "--device", "cpu", "--precision", "fp32"]
+    for order in (("t1", "t2"), ("t2", "t1")):
+        manifest, output = tmp_path / f"{order[0]}.csv", tmp_path / order[0]
+        sources = [{name: case.sources[name] for name in order} for case in cases]
+        write_manifest(
+            manifest, [replace(c, sources=s) for c, s in zip(cases, sources, strict=True)]
+        )
+        assert f"source_{order[0]},source_{order[1]}" in manifest.read_text()
+        run(["translate", manifest, output, *options])
+        result = nib.load(output / "case_0.nii.gz").get_fdata()
+        np.testing.assert_allclose(result, expected.array, atol=0.51)
+    lone = tmp_path / "lone.csv"
+    write_manifest(lone, [replace(c, sources={"t1": c.sources["t1"]}) for c in cases])
+    with pytest.raises(SystemExit) as end:
+        run(["translate", lone, tmp_path / "lone", *options])
+    assert end.value.code == 1
+    assert "source_t2" in capsys.readouterr().err
+
+
+def run(arguments: list[object]) -> None:
+    """Run a command in this process; it ends with `SystemExit` if it fails."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        if end.code:
+            raise
