@@ -22,9 +22,11 @@ def baselines(
     ] = "test",
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Predict by one value for the whole body, and by the source's intensity alone.
+    """Predict without anatomy, to have something to beat.
 
-    Both are fitted on the training split; a model that uses anatomy must beat them.
+    One baseline is a single value for the whole body, the other the best function of the
+    source's intensity alone. Both are fitted on the training split; a model that uses
+    anatomy must beat them.
     """
     count = write_baselines(prepared, output, split=split, overwrite=overwrite)
     typer.echo(f"{output}: {count} cases by constant and by intensity")

@@ -28,10 +28,11 @@ def demo(
     set_: options.Assignments = None,
     device: options.Device = "auto",
 ) -> None:
-    """Make phantom heads, learn MR to CT, translate unseen subjects, and judge the result.
+    """Do the whole job on phantom heads.
 
-    The table compares the model with two baselines on subjects that training never saw: one
-    CT number for the whole body, and the best function of MR intensity alone.
+    Makes subjects, learns MR to CT, translates unseen ones and judges the result. The table
+    compares the model with two baselines on subjects that training never saw: one CT number
+    for the whole body, and the best function of MR intensity alone.
     """
     from medp2p.files import refuse_existing
 

@@ -75,7 +75,7 @@ def evaluate(
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Compare predicted images with their references, for one case or two folders of cases.
+    """Compare predictions with their references.
 
     Prints MAE, bias, PSNR, SSIM or MS-SSIM, and MAE and bias for air, soft tissue and bone,
     with the definition behind the numbers. Exit code 3: some cases could not be compared.

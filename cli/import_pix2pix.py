@@ -39,7 +39,7 @@ def import_pix2pix(
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Bring a generator trained with the original PyTorch pix2pix into a model file.
+    """Import a generator of the original pix2pix.
 
     The settings must say how images became the generator's input: sources, spacing, value
     ranges, slice size. The generator's own settings are read off its weights.

@@ -15,7 +15,10 @@ def info(
     model: Annotated[Path, typer.Argument(help="The model file.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Print a model's card: method, training data, settings, metrics and hash."""
+    """Print what a model file is.
+
+    Method, training data, settings, metrics and hash.
+    """
     from medp2p.checkpoint import card_values, read_card
     from medp2p.config import config_yaml
 

@@ -19,7 +19,11 @@ def manifest(
     set_: options.Assignments = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """List the cases of a folder in a CSV file, to check and edit before `prepare`."""
+    """List the cases of a folder in a CSV file.
+
+    Patients are split at random, reproducibly, into train, validation and test. Check and edit
+    the file before `prepare`.
+    """
     from medp2p.manifest import scan_case_folders, write_manifest
 
     cases = scan_case_folders(data, options.settings(preset, config, set_).data)

@@ -16,7 +16,7 @@ def presets(
         Path | None, typer.Option("--validate", help="Check a YAML file of your own.")
     ] = None,
 ) -> None:
-    """List the shipped presets, print one in full, or validate your own file."""
+    """List, print or validate settings."""
     from medp2p.config import config_yaml, load_config
     from medp2p.resources import preset_names
 

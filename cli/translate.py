@@ -44,10 +44,10 @@ def translate(
     batch_size: options.BatchSize = 16,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Translate a scan onto its own grid: the result has the source's shape and affine.
+    """Translate a scan onto its own grid.
 
-    Outside the body a synthetic CT has -1024 HU. CT is written as int16, rounded to the
-    nearest HU.
+    The result has the source's shape and affine. Outside the body a synthetic CT has
+    -1024 HU. CT is written as int16, rounded to the nearest HU.
     """
     from medp2p.checkpoint import load_model
     from medp2p.inference import make_translator
