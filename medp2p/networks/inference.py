@@ -21,6 +21,9 @@ from medp2p.networks.unet import InstanceNorm, UNetGenerator
 Precision = Literal["fp32", "bf16"]
 Convolution = nn.Conv2d | nn.ConvTranspose2d
 
+PIXELS_AT_A_TIME: dict[Precision, int] = {"bf16": 4 * 256 * 256, "fp32": 2 * 256 * 256}
+"""How much of a batch goes through the network at once on the CPU."""
+
 
 def prepare_for_inference(
     generator: nn.Module, *, per_batch_statistics: bool, precision: Precision
@@ -43,9 +46,11 @@ def prepare_for_inference(
         The copy, in evaluation mode.
     """
     prepared = copy.deepcopy(generator).eval().requires_grad_(False)
-    if isinstance(prepared, UNetGenerator):
-        _speed_up(prepared, per_batch_statistics, precision)
-    return prepared
+    if not isinstance(prepared, UNetGenerator):
+        return prepared
+    on_cpu = all(parameter.device.type == "cpu" for parameter in prepared.parameters())
+    _speed_up(prepared, per_batch_statistics, precision, pack=on_cpu and _onednn_packs())
+    return _FewImagesAtATime(prepared, precision).eval() if on_cpu else prepared
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -57,14 +62,15 @@ def bf16_is_fast(device: torch.device) -> bool:
     return False
 
 
-def _speed_up(generator: UNetGenerator, per_batch_statistics: bool, precision: Precision) -> None:
+def _speed_up(
+    generator: UNetGenerator, per_batch_statistics: bool, precision: Precision, pack: bool
+) -> None:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     stages = [
         _simplified(list(stage.children()), per_batch_statistics)
         for stage in (*generator.encoder, *generator.decoder)
     ]
-    on_cpu = all(parameter.device.type == "cpu" for parameter in generator.parameters())
-    make = _PackedConvolution if on_cpu and _onednn_packs() else _InferenceConvolution
+    make = _PackedConvolution if pack else _InferenceConvolution
     first, *inner, last = stages
     first[0] = make(first[0], torch.float32)
     first.append(_ToDtype(dtype))
@@ -122,6 +128,23 @@ def _with_doubling(convolution: nn.Conv2d) -> nn.Module:
     transposed.weight = nn.Parameter(doubled, requires_grad=False)
     transposed.bias = convolution.bias
     return transposed.eval()
+
+
+class _FewImagesAtATime(nn.Module):
+    """Splits a batch so that no layer is larger than what malloc keeps for the next one.
+
+    Beyond 32 MiB glibc maps fresh pages for every tensor, whose first touch costs as much as
+    a layer does. The largest layer has twice the channels of the first at half its size.
+    """
+
+    def __init__(self, generator: UNetGenerator, precision: Precision) -> None:
+        super().__init__()
+        self.generator = generator
+        self.pixels = PIXELS_AT_A_TIME[precision]
+
+    def forward(self, source: Tensor) -> Tensor:
+        images = max(1, self.pixels // (source.shape[-2] * source.shape[-1]))
+        return torch.cat([self.generator(part) for part in torch.split(source, images)])
 
 
 class _ToDtype(nn.Module):
@@ -198,7 +221,7 @@ class _LastConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = 2 * x.shape[-2], 2 * x.shape[-1]
         # On the CPU one image at a time, so that its float32 copy stays in the cache.
-        parts = torch.split(x, 1) if x.device.type == "cpu" else [x]
+        parts = torch.split(x, 1) if x.device.type == "cpu" else (x,)
         predictions = []
         for part in parts:
             pixels = part.permute(0, 2, 3, 1).flatten(1, 2).float()
