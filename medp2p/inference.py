@@ -114,10 +114,13 @@ def make_translator(
         MedP2PError: If the device is not there.
     """
     place = choose_device(device)
+    resolved = resolve_precision(precision, place)
+    if resolved == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # its mantissa has ten bits, and is the default
     network = prepare_for_inference(
         model.generator.to(place),
         per_batch_statistics=model.card.batch_norm == "per_batch",
-        precision=resolve_precision(precision, place),
+        precision=resolved,
     )
     return Translator(model, place, torch.inference_mode()(network.forward), batch_size)
 
