@@ -119,7 +119,7 @@ def convert(
         nifti_frame=nifti_frame.value if nifti_frame else None,
         replace_non_finite=replace_non_finite,
         volume_index=volume,
-        resample_sheared=resample,
+        resample=resample,
     )
     write_volume(image, output, dtype=dtype.value if dtype else None, overwrite=overwrite)
     size = " × ".join(str(n) for n in image.shape)

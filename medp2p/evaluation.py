@@ -27,7 +27,7 @@ from medp2p.errors import (
     MedP2PError,
 )
 from medp2p.files import write_text
-from medp2p.io import image_suffix, is_image, read_volume
+from medp2p.io import image_name, is_image, read_volume
 from medp2p.manifest import Case, read_manifest
 from medp2p.metrics import TISSUES_HU, Profile, available_metrics
 from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
@@ -278,15 +278,17 @@ def pair_paths(
             raise ConfigError(f"{reference}: the manifest names the masks; leave out --mask")
         cases = [c for c in read_manifest(reference) if split in (c.split, "all")]
         return pair_manifest(prediction, cases)
-    folders = [path for path in paths if path.is_dir()]
-    files = [path for path in paths if not path.is_dir()]
-    if folders and files:
-        raise EvaluationError(f"{folders[0]} is a folder and {files[0]} a file; give all of a kind")
+    folders = [path for path in paths if path.is_dir() and not is_image(path)]
+    images = [path for path in paths if path not in folders]
+    if folders and images:
+        raise EvaluationError(
+            f"{folders[0]} is a folder and {images[0]} an image; give all of a kind"
+        )
     if folders:
         return pair_folders(
             prediction, reference, masks=mask, target_name=target_name, mask_name=mask_name
         )
-    return [CaseFiles(_case_of(prediction), prediction, reference, mask)], {}
+    return [CaseFiles(image_name(prediction), prediction, reference, mask)], {}
 
 
 def pair_manifest(
@@ -585,10 +587,6 @@ def _error_notes(
     return notes
 
 
-def _case_of(path: Path) -> str:
-    return path.name[: len(path.name) - len(image_suffix(path))]
-
-
 def _nothing_evaluated(tried: Mapping[str, str], untried: Mapping[str, str]) -> EvaluationError:
     """Tell the reason of one case, rather of one that was tried than of one left out before."""
     reasons = {**tried, **untried}
@@ -635,7 +633,7 @@ def _images_by_case(
         raise ImageReadError(f"{folder}: no such folder; check the path")
     found: dict[str, list[Path]] = {}
     for image in sorted(filter(is_image, folder.iterdir())):
-        found.setdefault(_case_of(image), []).append(image)
+        found.setdefault(image_name(image), []).append(image)
     for case_folder in _case_folders(folder, CASE_FOLDER_LEVELS):
         found.setdefault(case_folder.name, []).extend(_images_in(case_folder, names, any_single))
     unusable = {}
@@ -662,7 +660,7 @@ def _case_folders(folder: Path, levels: int) -> Iterator[Path]:
 
 def _images_in(folder: Path, names: tuple[str, ...], any_single: bool) -> list[Path]:
     images = [path for path in sorted(folder.iterdir()) if is_image(path)]
-    named = [path for path in images if _case_of(path) in names]
+    named = [path for path in images if image_name(path) in names]
     if not named and any_single and len(images) == 1:
         return images
     return named

@@ -115,6 +115,17 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield every file at any depth; links are followed once, hidden files and folders left out."""
+    visited = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        folders[:] = [] if real in visited else [f for f in folders if not f.startswith(".")]
+        if real not in visited:
+            yield from (Path(place) / file for file in files if not file.startswith("."))
+        visited.add(real)
+
+
 def flush_to_disk(path: Path) -> None:
     """Ask the operating system to put a file or folder on the disk (fsync).
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,8 +19,8 @@ import numpy as np
 
 from medp2p.config import DataSettings
 from medp2p.errors import ManifestError
-from medp2p.files import write_text
-from medp2p.io import READ_SUFFIXES, image_suffix, is_image
+from medp2p.files import files_below, write_text
+from medp2p.io import READ_SUFFIXES, image_name, image_suffix, is_dicom_folder, is_image
 
 Split = Literal["train", "validation", "test"]
 
@@ -62,8 +61,9 @@ def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
     """List the cases of a folder that holds one folder per case.
 
     Files are found by name without suffix (``mr.nii.gz``, ``ct.mha``, …), as in the SynthRAD
-    challenges. Folders at any depth count, so ``brain/1BA001/mr.nii.gz`` is found too; the
-    case is named by its own folder. Links are followed, hidden files and folders left out.
+    challenges; a folder of that name that holds DICOM files is an image too. Folders at any
+    depth count, so ``brain/1BA001/mr.nii.gz`` is found too; the case is named by its own folder.
+    Links are followed, hidden files and folders left out.
 
     Raises:
         ManifestError: If there is no case, a case lacks an image, two cases share a name, or
@@ -74,7 +74,9 @@ def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
             f"{folder}: not a folder; expected a folder of case folders or a manifest (.csv)"
         )
     wanted = (*settings.sources, settings.target)
-    found = {path.parent for path in _files_below(folder) if _name_of(path) in wanted}
+    below = list(files_below(folder))
+    series = {path.parent for path in below if path.parent.name in wanted}
+    found = {path.parent for path in (*below, *series) if _name_of(path) in wanted}
     if not found:
         raise ManifestError(
             f"{folder}: no case found; expected files like CASE/{wanted[0]}.nii.gz and "
@@ -199,7 +201,7 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
     owners: dict[Path, str] = {}
     for case in cases:
         for file in (*case.sources.values(), case.target, case.mask):
-            if file is not None and not file.is_file():
+            if file is not None and not file.exists():
                 raise ManifestError(f"{where}: case {case.name}: {file} does not exist")
         for file in (*case.sources.values(), case.target):
             owner = owners.setdefault(file.resolve(), case.name)
@@ -262,19 +264,10 @@ def _find_mask(folder: Path, name: str | None) -> Path | None:
 
 
 def _images_named(folder: Path, name: str) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if _name_of(path) == name and path.is_file()]
+    return [path for path in sorted(folder.iterdir()) if _name_of(path) == name]
 
 
 def _name_of(path: Path) -> str | None:
-    """The name of an image file without its suffix, or None."""
-    return path.name[: -len(image_suffix(path))] if is_image(path) else None
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    visited = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = Path(place).resolve()
-        folders[:] = [] if real in visited else [f for f in folders if not f.startswith(".")]
-        if real not in visited:
-            yield from (Path(place) / file for file in files)
-        visited.add(real)
+    """The name of an image without its suffix, or None."""
+    is_image_file = path.is_file() and bool(image_suffix(path)) and is_image(path)
+    return image_name(path) if is_image_file or is_dicom_folder(path) else None

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from medp2p.config import PreprocessingSettings
 from medp2p.errors import GeometryError
-from medp2p.io import is_image, read_volume
+from medp2p.io import is_dicom_file, is_image, read_volume
 from medp2p.preprocessing import (
     body_mask,
     carry_mask,
@@ -46,11 +46,13 @@ class VolumeReader(ImageReader):
     """
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Tell whether medp2p reads a file of this name."""
-        return all(is_image(name) for name in _paths(filename))
+        """Tell whether medp2p reads this file, or this folder of DICOM files."""
+        return all(
+            is_image(path) or (path.is_file() and is_dicom_file(path)) for path in _paths(filename)
+        )
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> list[Volume]:
-        """Read one file or several."""
+        """Read one image or several; a DICOM series is one, named by its folder."""
         return [read_volume(path, **kwargs) for path in _paths(data)]
 
     def get_data(self, img: Sequence[Volume] | Volume) -> tuple[NDArray[Any], dict[str, Any]]:

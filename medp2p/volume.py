@@ -6,7 +6,7 @@ the centre of voxel (i, j, k); x grows towards the patient's right, y to the fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from nibabel.orientations import (
 )
 from numpy.typing import NDArray
 
+from medp2p.dicom_source import DicomSource
 from medp2p.errors import GeometryError
 
 GRID_TOLERANCE_MM = 0.01
@@ -99,6 +100,7 @@ class Volume:
         path: The file the volume was read from, if any.
         nifti_code: NIfTI's name for the world space (1 scanner, 2 aligned, 3 Talairach,
             4 MNI, 5 another template), kept so that a result is labelled like its source.
+        dicom: The DICOM series that the volume, or the source it was made from, was read from.
 
     Raises:
         ValueError: If the array is not 3-D, the affine not (4, 4) or the code not 1 to 5.
@@ -111,6 +113,7 @@ class Volume:
     units: str | None = None
     path: Path | None = None
     nifti_code: int = 1
+    dicom: DicomSource | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:

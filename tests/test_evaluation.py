@@ -257,7 +257,7 @@ def test_errors_name_both_images(tmp_path: Path) -> None:
 
 def test_paths_must_exist_and_be_of_a_kind(tmp_path: Path) -> None:
     image = save(tmp_path / "a.nii.gz", ct_array())
-    with pytest.raises(EvaluationError, match=r"is a folder and .*a\.nii\.gz a file"):
+    with pytest.raises(EvaluationError, match=r"is a folder and .*a\.nii\.gz an image"):
         pair_paths(image, tmp_path)
     with pytest.raises(EvaluationError, match="is a folder"):
         pair_paths(image, image, mask=tmp_path)

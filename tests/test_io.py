@@ -379,7 +379,7 @@ def test_names_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "scan.img").write_bytes(b"x")
     for name, reason in [
         ("missing.nii.gz", "no such file"),
-        ("folder.nii.gz", "is a folder"),
+        ("folder.nii.gz", "an empty folder"),
         ("scan.png", "unknown image format"),
         ("scan.img", "pair"),
         ("n" * 300 + ".nii", "cannot be read|no such file"),

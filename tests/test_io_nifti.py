@@ -166,7 +166,7 @@ def test_resampling_a_tilted_gantry_keeps_positions(tmp_path: Path) -> None:
     positions = index @ affine[:3, :3].T + affine[:3, 3]
     for axis in range(3):
         nib.save(nib.Nifti1Image(positions[..., axis], affine), tmp_path / "a.nii")
-        volume = read_volume(tmp_path / "a.nii", resample_sheared=True)
+        volume = read_volume(tmp_path / "a.nii", resample=True)
         assert shear_degrees(volume.affine) < 1e-9
         np.testing.assert_allclose(volume.spacing_mm, [0.9, 1.1, 2.5], atol=1e-6)
         np.testing.assert_allclose(volume.affine[:3, :3] / volume.spacing_mm, np.eye(3), atol=1e-6)
@@ -187,7 +187,7 @@ def test_axes_nearly_in_one_plane_are_not_resampled(tmp_path: Path) -> None:
     affine[:3, 2] = (30, 0, 0.01)
     nib.save(nib.Nifti1Image(VALUES, affine), tmp_path / "a.nii")
     with pytest.raises(GeometryError, match="times the voxels"):
-        read_volume(tmp_path / "a.nii", resample_sheared=True)
+        read_volume(tmp_path / "a.nii", resample=True)
 
 
 def test_resampling_keeps_types_and_labels(tmp_path: Path) -> None:
@@ -196,11 +196,11 @@ def test_resampling_keeps_types_and_labels(tmp_path: Path) -> None:
     labels = np.zeros((9, 9, 9), np.uint8)
     labels[2:7, 2:7, 2:7] = 200
     nib.save(nib.Nifti1Image(labels, affine), tmp_path / "a.nii")
-    linear = read_volume(tmp_path / "a.nii", resample_sheared=True).array
+    linear = read_volume(tmp_path / "a.nii", resample=True).array
     assert linear.dtype == np.uint8
     assert set(np.unique(linear)) > {0, 200}
     nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "b.nii")
-    straight = read_volume(tmp_path / "b.nii", resample_sheared=True)
+    straight = read_volume(tmp_path / "b.nii", resample=True)
     np.testing.assert_array_equal(straight.array, labels)
 
 

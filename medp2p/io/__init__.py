@@ -1,9 +1,10 @@
 """Volumes from files and into files.
 
 `read_volume` and `write_volume` know NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``,
-``.mhd`` with its data file) and NRRD (``.nrrd``, ``.nhdr``). Whatever a file counts as left,
-right or millimetre, a `Volume` is RAS+ millimetres. What is refused, and why, is listed in
-``docs/geometry.md``.
+``.mhd`` with its data file) and NRRD (``.nrrd``, ``.nhdr``); `read_volume` and
+`write_dicom_series` know DICOM. Whatever a file counts as left, right or millimetre, a `Volume`
+is RAS+ millimetres. What is refused, and why, is listed in ``docs/geometry.md`` and
+``docs/dicom.md``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medp2p.errors import ImageReadError, OutputError
+from medp2p.io.dicom_files import is_dicom_file, is_dicom_folder
+from medp2p.io.dicom_read import read_dicom, read_dicom_grid, refuse_other_meaning
+from medp2p.io.dicom_series import DicomOptions
 from medp2p.io.geometry import MAX_SHEAR_DEGREES, refuse_sheared, resample_orthogonal, shear_degrees
 from medp2p.io.metaimage import read_metaimage, read_metaimage_grid, write_metaimage
 from medp2p.io.nifti import NiftiFrame, read_nifti, read_nifti_grid, write_nifti
@@ -24,10 +28,14 @@ __all__ = [
     "READ_SUFFIXES",
     "VOXEL_TYPES",
     "WRITE_SUFFIXES",
+    "DicomOptions",
     "NiftiFrame",
     "VoxelType",
     "check_output_name",
+    "image_name",
     "image_suffix",
+    "is_dicom_file",
+    "is_dicom_folder",
     "is_image",
     "read_grid",
     "read_volume",
@@ -37,6 +45,7 @@ __all__ = [
 WRITE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 READ_SUFFIXES = (*WRITE_SUFFIXES, ".nhdr")
 
+_DICOM = "DICOM"
 _NIFTI = (".nii.gz", ".nii")
 _NRRD = (".nrrd", ".nhdr")
 
@@ -51,8 +60,20 @@ def image_suffix(path: str | Path) -> str:
 
 
 def is_image(path: str | Path) -> bool:
-    """Say whether a name is one of an image file; hidden files (``._mr.nii``) are not."""
-    return bool(image_suffix(path)) and not Path(path).name.startswith(".")
+    """Say whether a path is an image: a file by its name, or a folder that holds DICOM files.
+
+    Hidden files (``._mr.nii``) are none.
+    """
+    path = Path(path)
+    if path.name.startswith("."):
+        return False
+    return bool(image_suffix(path)) or is_dicom_folder(path)
+
+
+def image_name(path: str | Path) -> str:
+    """Return the name of an image without its suffix: ``"mr"`` for ``mr.nii.gz`` or ``mr/``."""
+    name = Path(path).name
+    return name[: len(name) - len(image_suffix(path))]
 
 
 def read_volume(
@@ -62,9 +83,10 @@ def read_volume(
     nifti_frame: NiftiFrame | None = None,
     replace_non_finite: float | None = None,
     volume_index: int | None = None,
-    resample_sheared: bool = False,
+    resample: bool = False,
+    dicom: DicomOptions | None = None,
 ) -> Volume:
-    """Read a NIfTI, MetaImage or NRRD file.
+    """Read a NIfTI, MetaImage, NRRD or DICOM file, or a folder with a DICOM series.
 
     Voxels keep the type they are stored in. NIfTI scaling (``scl_slope``, ``scl_inter``)
     that is not the identity is computed in float64; the result is int16, else int32, where
@@ -72,16 +94,19 @@ def read_volume(
     A slope of 0 or NaN means no scaling. Trailing axes of one voxel are dropped.
 
     Args:
-        path: The file; its suffix names the format.
+        path: The file; its suffix names the format. A folder, or a file that begins like
+            DICOM, is read as DICOM.
         modality: What the voxels are (``"MR"``, ``"CT"``, ``"MASK"``); ``"CT"`` also sets
-            the units to HU. None takes it from files that medp2p wrote, else leaves it open.
+            the units to HU. None takes it from DICOM and from files that medp2p wrote, else
+            leaves it open.
         nifti_frame: Which of a NIfTI header's statements about space to believe where they
             contradict each other. ``"pixdim"`` is the standard's method 1: the axes run
             right, front and up, the first voxel lies at (0, 0, 0).
         replace_non_finite: What NaN and infinity become; None refuses them.
-        volume_index: Which volume to take from a file of several, from 0.
-        resample_sheared: Regrid axes more than 0.5 degrees off perpendicular instead of
-            refusing them (linear interpolation, nearest for masks).
+        volume_index: Which volume to take from a file or a series of several, from 0.
+        resample: Regrid axes more than 0.5 degrees off perpendicular, and DICOM slices that are
+            unevenly spaced, instead of refusing them (linear interpolation, nearest for masks).
+        dicom: Which DICOM series to take, and its tolerances.
 
     Returns:
         The volume, its array Fortran-ordered, writeable, in the machine's byte order.
@@ -98,7 +123,10 @@ def read_volume(
     path = Path(path)
     with _reading(path):
         suffix = _readable_suffix(path)
-        if suffix in _NIFTI:
+        if suffix == _DICOM:
+            volume = read_dicom(path, volume_index=volume_index, resample=resample, options=dicom)
+            refuse_other_meaning(path, volume.modality, modality)
+        elif suffix in _NIFTI:
             volume = read_nifti(
                 path,
                 frame=nifti_frame,
@@ -108,7 +136,7 @@ def read_volume(
         else:
             read = read_nrrd if suffix in _NRRD else read_metaimage
             volume = read(path, replace_non_finite=replace_non_finite, volume_index=volume_index)
-    if resample_sheared and shear_degrees(volume.affine) > MAX_SHEAR_DEGREES:
+    if resample and shear_degrees(volume.affine) > MAX_SHEAR_DEGREES:
         volume = resample_orthogonal(volume)
     refuse_sheared(volume)
     if modality is None:
@@ -118,7 +146,7 @@ def read_volume(
     )
 
 
-def read_grid(path: str | Path) -> Grid:
+def read_grid(path: str | Path, *, dicom: DicomOptions | None = None) -> Grid:
     """Read where an image's voxels lie from its header, and no voxel.
 
     Raises:
@@ -128,6 +156,8 @@ def read_grid(path: str | Path) -> Grid:
     path = Path(path)
     with _reading(path):
         suffix = _readable_suffix(path)
+        if suffix == _DICOM:
+            return read_dicom_grid(path, dicom)
         if suffix in _NIFTI:
             return read_nifti_grid(path)
         return read_nrrd_grid(path) if suffix in _NRRD else read_metaimage_grid(path)
@@ -198,17 +228,19 @@ def _readable_suffix(path: Path) -> str:
     if not path.exists():
         raise ImageReadError(f"{path}: no such file")
     if path.is_dir():
-        raise ImageReadError(f"{path}: is a folder, expected an image file")
+        return _DICOM
     if path.suffix.lower() in (".hdr", ".img"):
         raise ImageReadError(
             f"{path}: an Analyze or NIfTI pair, expected one file; "
             "convert it to .nii.gz with the program that wrote it"
         )
-    suffix = image_suffix(path)
-    if not suffix:
-        raise ImageReadError(
-            f"{path}: unknown image format, expected one of {', '.join(READ_SUFFIXES)}"
-        )
     if path.stat().st_size == 0:
         raise ImageReadError(f"{path}: is empty (0 bytes); get it again")
+    suffix = image_suffix(path)
+    if not suffix and is_dicom_file(path):
+        return _DICOM
+    if not suffix:
+        raise ImageReadError(
+            f"{path}: unknown image format, expected DICOM or one of {', '.join(READ_SUFFIXES)}"
+        )
     return suffix

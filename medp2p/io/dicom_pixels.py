@@ -1,0 +1,234 @@
+"""The voxels of DICOM slices: decoded, rescaled, stacked.
+
+Native pixels are read straight into the volume; compressed ones are decoded by pydicom.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread, uid
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+
+from medp2p.errors import ImageReadError
+from medp2p.io.dicom_files import Frame, ImageFile, quiet_pydicom
+from medp2p.io.voxels import cut_short, scale
+
+_THREADS = 4
+_HU_TYPES = ("", "HU", "US")
+
+_logger = logging.getLogger(__name__)
+
+
+def read_pixels(path: Path, frames: Sequence[Frame]) -> NDArray[Any]:
+    """Read the slices of a volume, rescaled.
+
+    RescaleSlope and RescaleIntercept hold for each slice (PS3.3 C.11.1.1.2) or frame (PS3.3
+    C.7.6.16.2.9). With integers that fit, and one pair for all slices, the result is int16, else
+    int32; without any rescaling the stored type; else float32.
+
+    Args:
+        path: What the user named, for messages.
+        frames: The slices, all of one size.
+
+    Returns:
+        Array (columns, rows, slices), Fortran-ordered, writeable.
+
+    Raises:
+        ImageReadError: If pixels are missing, damaged, in colour, compressed in a way that no
+            installed codec knows, or have no defined value.
+    """
+    for file in {frame.file.path: frame.file for frame in frames}.values():
+        _check_layout(file)
+    _check_values(frames)
+    if any(frame.file.photometric == "MONOCHROME1" for frame in frames):
+        _logger.warning(
+            "%s: MONOCHROME1 (to be displayed inverted); the values are taken as they are", path
+        )
+    return _rescaled(_stored_pixels(frames).transpose(2, 1, 0), frames)
+
+
+def _check_layout(file: ImageFile) -> None:
+    if file.samples != 1 or not file.photometric.startswith("MONOCHROME"):
+        raise ImageReadError(
+            f"{file.path}: a colour image ({file.samples} values per pixel), expected grey; "
+            "get the original series from the scanner or PACS"
+        )
+    if file.lookup_table:
+        raise ImageReadError(
+            f"{file.path}: its values go through a Modality LUT, expected slope and intercept; "
+            "get the original series from the scanner or PACS"
+        )
+    consistent = (
+        file.bits_allocated in (8, 16, 32)
+        and 1 <= file.bits_stored <= file.bits_allocated
+        and file.high_bit == file.bits_stored - 1
+        and min(file.rows, file.columns) > 0
+    )
+    if not consistent:
+        raise ImageReadError(
+            f"{file.path}: {file.columns} × {file.rows} pixels of {file.bits_stored} bits (highest "
+            f"{file.high_bit}) in {file.bits_allocated}, which is no valid image; get it again"
+        )
+    expected = file.frames * _frame_bytes(file)
+    if file.pixel_offset is None:
+        return
+    if file.path.stat().st_size < file.pixel_offset + file.pixel_bytes:
+        raise cut_short(file.path)
+    if not expected <= file.pixel_bytes <= expected + expected % 2:
+        raise ImageReadError(
+            f"{file.path}: {file.pixel_bytes} bytes of pixels, expected {expected} by the header; "
+            "it is damaged, get it again"
+        )
+
+
+def _check_values(frames: Sequence[Frame]) -> None:
+    for frame in frames:
+        file = frame.file
+        if file.modality == "CT" and (frame.slope is None or frame.intercept is None):
+            raise ImageReadError(
+                f"{file.path}: a CT without RescaleSlope and RescaleIntercept, so its values "
+                "cannot be told in HU; get the original series from the scanner or PACS"
+            )
+        if file.modality == "CT" and file.rescale_type.upper() not in _HU_TYPES:
+            raise ImageReadError(
+                f"{file.path}: a CT whose values are no CT numbers (its RescaleType is not HU); "
+                "choose the series in HU"
+            )
+        if frame.slope == 0:
+            raise ImageReadError(f"{file.path}: RescaleSlope is 0; the header is damaged")
+
+
+def _frame_bytes(file: ImageFile) -> int:
+    return file.rows * file.columns * file.bits_allocated // 8
+
+
+def _stored_pixels(frames: Sequence[Frame]) -> NDArray[Any]:
+    """Stored values (slices, rows, columns), of the narrowest type that holds all slices."""
+    first = frames[0].file
+    dtypes = {_dtype(frame.file) for frame in frames}
+    stack = np.empty((len(frames), first.rows, first.columns), dtype=np.result_type(*dtypes))
+    places = {id(frame): i for i, frame in enumerate(frames)}
+    ordered = sorted(frames, key=lambda frame: (str(frame.file.path), frame.index))
+    by_file = [list(members) for _, members in groupby(ordered, key=lambda f: f.file.path)]
+    with quiet_pydicom, ThreadPoolExecutor(_THREADS) as threads:
+        read = partial(_read_file, stack=stack, places=places)
+        for _ in threads.map(read, by_file):
+            pass
+    return stack
+
+
+def _read_file(frames: list[Frame], stack: NDArray[Any], places: dict[int, int]) -> None:
+    """Put the wanted frames of one file into their places."""
+    file = frames[0].file
+    slices = [stack[places[id(frame)]] for frame in frames]
+    if file.pixel_offset is None:
+        _decode(file, [frame.index for frame in frames], slices)
+    else:
+        _read_native(file, [frame.index for frame in frames], slices)
+    for pixels in slices:
+        _settle_unused_bits(file, pixels)
+
+
+def _read_native(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> None:
+    size = _frame_bytes(file)
+    dtype = _dtype(file)
+    stored = dtype.newbyteorder(">" if file.transfer_syntax == uid.ExplicitVRBigEndian else "<")
+    with file.path.open("rb", buffering=0) as opened:
+        for index, pixels in zip(indices, slices, strict=True):
+            opened.seek((file.pixel_offset or 0) + index * size)
+            direct = pixels.dtype == stored
+            buffer = pixels if direct else np.empty(pixels.shape, stored)
+            if opened.readinto(buffer.data.cast("B")) != size:
+                raise cut_short(file.path)
+            if not direct:
+                pixels[...] = buffer
+
+
+def _decode(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> None:
+    _check_codec(file)
+    try:
+        dataset = dcmread(file.path, force=True)
+        decoded = iter_pixels(dataset, indices=indices, raw=True)
+        for pixels, frame in zip(slices, decoded, strict=True):
+            if frame.shape != pixels.shape:
+                raise ValueError("the compressed image has another size")
+            pixels[...] = frame
+    except MemoryError:
+        raise
+    except Exception as error:  # each codec raises what it likes
+        raise ImageReadError(
+            f"{file.path}: its compressed pixels cannot be decoded ({type(error).__name__}); "
+            "it is damaged, get it again"
+        ) from error
+
+
+def _check_codec(file: ImageFile) -> None:
+    name = uid.UID(file.transfer_syntax).name
+    if file.transfer_syntax == uid.DeflatedExplicitVRLittleEndian:
+        return
+    try:
+        decoder = get_decoder(uid.UID(file.transfer_syntax))
+    except NotImplementedError:
+        raise ImageReadError(
+            f"{file.path}: pixels stored as {name}, which cannot be decoded; "
+            "have it sent uncompressed"
+        ) from None
+    if not decoder.is_available:
+        raise ImageReadError(
+            f"{file.path}: pixels compressed as {name}, and no codec for that is installed; "
+            "pip install 'medp2p[codecs]'"
+        )
+
+
+def _dtype(file: ImageFile) -> np.dtype[Any]:
+    return np.dtype(f"{'i' if file.signed else 'u'}{file.bits_allocated // 8}")
+
+
+def _settle_unused_bits(file: ImageFile, pixels: NDArray[Any]) -> None:
+    """Make the unused high bits agree with the value (PS3.5 8.1.1), in place.
+
+    Raises:
+        ImageReadError: If they are set in numbers said to be unsigned and hold no overlay:
+            then the numbers may be negative.
+    """
+    unused = pixels.dtype.itemsize * 8 - file.bits_stored
+    if not unused or file.bits_stored == file.bits_allocated:
+        return
+    if file.signed:
+        np.left_shift(pixels, unused, out=pixels)
+        np.right_shift(pixels, unused, out=pixels)
+        return
+    highest = (1 << file.bits_stored) - 1
+    if file.overlay_in_pixels:
+        np.bitwise_and(pixels, highest, out=pixels)
+    elif pixels.max() > highest:
+        raise ImageReadError(
+            f"{file.path}: values beyond the {file.bits_stored} bits that the header gives them; "
+            "whether they are negative cannot be told; get it again"
+        )
+
+
+def _rescaled(stored: NDArray[Any], frames: Sequence[Frame]) -> NDArray[Any]:
+    def slope_of(frame: Frame) -> float:
+        return 1.0 if frame.slope is None else frame.slope
+
+    pairs = {(slope_of(frame), frame.intercept or 0.0) for frame in frames}
+    if pairs == {(1.0, 0.0)}:
+        return stored
+    if len(pairs) == 1:
+        return scale(stored, *pairs.pop())
+    result = np.empty(stored.shape, dtype=np.float32, order="F")
+    for k, frame in enumerate(frames):
+        values = stored[:, :, k].astype(np.float64) * slope_of(frame) + (frame.intercept or 0.0)
+        result[:, :, k] = values
+    return result

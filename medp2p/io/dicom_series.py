@@ -1,0 +1,552 @@
+"""Which slices belong together, and where they lie.
+
+The rules: slices of one series are grouped by what must not vary inside a volume, sorted by
+ImagePositionPatient along the normal, and must then lie on one evenly spaced line. Numbers
+that scanners give to slices (InstanceNumber, SliceLocation, SliceThickness) never place one.
+Space is LPS millimetres here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from filecmp import cmp
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medp2p.errors import GeometryError, ImageReadError
+from medp2p.io.dicom_files import Frame, Scan
+
+PIXEL_SPACING_TOLERANCE = 1e-4
+"""Relative difference below which two pixel spacings are one: 0.03 mm over 256 mm."""
+
+SAME_POSITION_MM = 0.01
+"""Slices closer than this lie in one place."""
+
+UNIT_VECTOR_TOLERANCE = 0.01
+"""Direction cosines of a length or an angle further off than this are no directions."""
+
+_NUMBERS_OF_VOLUMES: tuple[tuple[str, Callable[[Frame], float | None]], ...] = (
+    ("temporal position", lambda frame: frame.temporal_position),
+    ("acquisition number", lambda frame: frame.acquisition_number),
+    ("trigger time", lambda frame: frame.trigger_time),
+)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """Which series to read, and how far its slices may be off.
+
+    Attributes:
+        series: Series to take where there are several: the key or the number that `inspect`
+            shows, or the SeriesInstanceUID.
+        group: Which group of a series that holds several kinds of image, from 1.
+        modality: Take only series of ``"CT"`` or ``"MR"``.
+        orientation_tolerance: Direction cosines that differ by less are one orientation, of
+            which the mean counts; 1e-3 is 0.25 mm at the edge of a field of 256 mm.
+        position_tolerance_mm: How far a slice may lie off the line through the first and last.
+        gap_tolerance: By which share of the median a gap between slices may differ from it.
+        tilt_tolerance_degrees: How far the line of slices may lean from their normal.
+    """
+
+    series: str | None = None
+    group: int | None = None
+    modality: str | None = None
+    orientation_tolerance: float = 1e-3
+    position_tolerance_mm: float = 0.05
+    gap_tolerance: float = 0.05
+    tilt_tolerance_degrees: float = 0.5
+
+
+@dataclass(frozen=True, repr=False)
+class Group:
+    """Slices of one series that can be one volume, or one time series.
+
+    Attributes:
+        frames: The slices, in no order.
+    """
+
+    frames: tuple[Frame, ...]
+
+    @property
+    def first(self) -> Frame:
+        """A slice that speaks for the group."""
+        return self.frames[0]
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether these are scout images, which are no part of any volume."""
+        return "LOCALIZER" in _image_types(self.first)
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether each image is a Siemens mosaic of many slices."""
+        return "MOSAIC" in _image_types(self.first)
+
+    @property
+    def label(self) -> str:
+        """What tells the group from others of its series, in words, without patient data."""
+        frame = self.first
+        number, time = frame.echo
+        words = [f"{len(self.frames)} slices of {frame.file.columns} × {frame.file.rows}"]
+        if frame.pixel_spacing_mm:
+            words.append(" × ".join(f"{v:.4g}" for v in reversed(frame.pixel_spacing_mm)) + " mm")
+        if frame.orientation:
+            words.append(plane_name(frame.orientation))
+        if number is not None or time is not None:
+            words.append(f"echo {number or 1:.0f}" + (f" at {time:.4g} ms" if time else ""))
+        if frame.b_value is not None:
+            words.append(f"b {frame.b_value:.4g}")
+        kinds = [word for word in _image_types(frame) if word.replace("_", "").isalnum()]
+        return ", ".join([*words, "\\".join(kinds)])
+
+
+@dataclass(frozen=True, repr=False)
+class Series:
+    """The slices under one SeriesInstanceUID.
+
+    Attributes:
+        groups: By what tells them apart, the largest first; scouts are among them.
+    """
+
+    groups: tuple[Group, ...]
+
+    @property
+    def key(self) -> str:
+        """A short name for the series that gives nothing away: a hash of its UID."""
+        return hashlib.sha256(self.groups[0].first.file.series_uid.encode()).hexdigest()[:8]
+
+    @property
+    def modality(self) -> str | None:
+        """``"CT"`` or ``"MR"``, None for images that are not read."""
+        return self.groups[0].first.file.modality
+
+    @property
+    def label(self) -> str:
+        """The series in words, without patient data."""
+        first = self.groups[0].first.file
+        number = f"number {first.series_number}, " if first.series_number is not None else ""
+        return f"{self.key} ({number}{self.modality or first.kind}, {self.groups[0].label})"
+
+
+@dataclass(frozen=True, repr=False)
+class Stack:
+    """The slices of one volume in order along their normal.
+
+    Attributes:
+        frames: n slices.
+        row: Unit vector along a row (growing column index), shape (3,).
+        column: Unit vector along a column (growing row index).
+        positions_mm: Centre of each slice's first pixel, (n, 3).
+    """
+
+    frames: tuple[Frame, ...]
+    row: NDArray[np.float64]
+    column: NDArray[np.float64]
+    positions_mm: NDArray[np.float64]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector along which slices are counted."""
+        normal = np.cross(self.row, self.column)
+        result: NDArray[np.float64] = normal / np.linalg.norm(normal)
+        return result
+
+    @property
+    def heights_mm(self) -> NDArray[np.float64]:
+        """Position of each slice along the normal, rising, (n,)."""
+        result: NDArray[np.float64] = self.positions_mm @ self.normal
+        return result
+
+    @property
+    def step_mm(self) -> NDArray[np.float64]:
+        """From one slice to the next: (last - first) / (n - 1); of one slice its thickness."""
+        if len(self.frames) == 1:
+            return self.normal * (self.frames[0].thickness_mm or 0.0)
+        step: NDArray[np.float64] = self.positions_mm[-1] - self.positions_mm[0]
+        return step / (len(self.frames) - 1)
+
+
+def group_series(frames: Sequence[Frame], options: DicomOptions) -> list[Series]:
+    """Sort slices into series, and those into groups that can be volumes."""
+    by_series: dict[tuple[str, str, str], list[Frame]] = {}
+    for frame in frames:
+        file = frame.file
+        key = (file.patient, file.study_uid, file.series_uid)
+        by_series.setdefault(key, []).append(frame)
+    return [Series(_groups(members, options)) for members in by_series.values()]
+
+
+def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
+    """Find the one group of slices that is meant.
+
+    Args:
+        path: What was searched, for messages.
+        scan: What was found there.
+        options: The user's choice and tolerances.
+
+    Raises:
+        ImageReadError: If nothing fits, several do, or a file there is damaged.
+    """
+    if scan.damaged:
+        damaged, reason = scan.damaged[0]
+        more = f" ({len(scan.damaged)} such files)" if len(scan.damaged) > 1 else ""
+        raise ImageReadError(
+            f"{damaged}: {reason}{more}; get it again, or move it elsewhere if it does not matter"
+        )
+    empty = sum(reason == "0 bytes" for _, reason in scan.skipped)
+    if empty:
+        _logger.warning(
+            "%s: %d file(s) of 0 bytes left out; if they were slices, the series is not whole",
+            path,
+            empty,
+        )
+    series = _chosen_series(path, scan, group_series(scan.frames, options), options)
+    return _chosen_group(path, series, options)
+
+
+def choose_stack(path: Path, group: Group, volume_index: int | None) -> Stack:
+    """Order the slices of a group, and take one volume of a time series.
+
+    Raises:
+        ImageReadError: If positions hold several images and no volume was chosen.
+        GeometryError: If a header does not say where its slice lies.
+    """
+    if group.is_mosaic:
+        raise ImageReadError(
+            f"{group.first.file.path}: a Siemens mosaic (many slices in one image); convert the "
+            "series with dcm2niix and take its NIfTI file"
+        )
+    for frame in group.frames:
+        _check_place(frame)
+    frames = _without_copies(path, group.frames)
+    row, column = _mean_directions(frames)
+    normal = np.cross(row, column)
+    frames = sorted(frames, key=lambda frame: float(np.dot(frame.position_mm or (), normal)))
+    frames = _one_volume(path, frames, normal, volume_index)
+    positions = np.array([frame.position_mm for frame in frames], dtype=np.float64)
+    if len(frames) == 1 and not (frames[0].thickness_mm or 0) > 0:
+        raise GeometryError(
+            f"{path}: a single slice without SliceThickness, so nothing says how thick it is; "
+            "get the whole series"
+        )
+    return Stack(tuple(frames), row, column, positions)
+
+
+def irregularities(stack: Stack, options: DicomOptions) -> list[str]:
+    """Say in words what keeps slices from being one even stack, and which option helps."""
+    if len(stack.frames) < 2:
+        return []
+    return [*_uneven_gaps(stack, options), *_tilt(stack, options), *_off_line(stack, options)]
+
+
+def plane_name(orientation: Sequence[float]) -> str:
+    """Axial, coronal or sagittal by the nearest axis; ``oblique`` if over 5 degrees off."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    length = float(np.linalg.norm(normal))
+    if not length > 0:
+        return "no plane"
+    axis = int(np.argmax(np.abs(normal)))
+    name = ("sagittal", "coronal", "axial")[axis]
+    return name if abs(normal[axis]) / length > np.cos(np.radians(5)) else f"oblique {name}"
+
+
+def _image_types(frame: Frame) -> tuple[str, ...]:
+    return frame.frame_type or frame.file.image_type
+
+
+def _groups(frames: list[Frame], options: DicomOptions) -> tuple[Group, ...]:
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        home = next((group for group in groups if _alike(group[0], frame, options)), None)
+        if home is None:
+            groups.append([frame])
+        else:
+            home.append(frame)
+    groups.sort(key=lambda group: -len(group))
+    return tuple(Group(tuple(group)) for group in groups)
+
+
+def _alike(a: Frame, b: Frame, options: DicomOptions) -> bool:
+    """Whether two slices of a series can lie in one volume."""
+    return (
+        a.file.sop_class_uid == b.file.sop_class_uid
+        and a.file.frame_of_reference == b.file.frame_of_reference
+        and (a.file.rows, a.file.columns) == (b.file.rows, b.file.columns)
+        and (a.echo, a.b_value) == (b.echo, b.b_value)
+        and _image_types(a) == _image_types(b)
+        and _close(a.orientation, b.orientation, options.orientation_tolerance)
+        and _close(a.pixel_spacing_mm, b.pixel_spacing_mm, PIXEL_SPACING_TOLERANCE, relative=True)
+    )
+
+
+def _close(
+    a: tuple[float, ...] | None,
+    b: tuple[float, ...] | None,
+    tolerance: float,
+    *,
+    relative: bool = False,
+) -> bool:
+    if a is None or b is None:
+        return a is b
+    return all(
+        abs(x - y) <= tolerance * (abs(x) if relative else 1) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _chosen_series(path: Path, scan: Scan, found: list[Series], options: DicomOptions) -> Series:
+    readable = [series for series in found if series.modality]
+    if not readable:
+        raise ImageReadError(f"{path}: {_nothing_found(scan, found)}")
+    if options.modality:
+        right = [series for series in readable if series.modality == options.modality]
+        if not right:
+            raise ImageReadError(
+                f"{path}: found {readable[0].modality}, expected {options.modality}; "
+                "choose another scan or another model"
+            )
+        readable = right
+    if options.series is not None:
+        return _series_named(path, readable, options.series)
+    whole = [s for s in readable if not all(group.is_localizer for group in s.groups)] or readable
+    if len(whole) > 1:
+        listed = "; ".join(series.label for series in whole[:10])
+        raise ImageReadError(
+            f"{path}: {len(whole)} series, expected one; choose one with --series KEY: {listed}"
+            + ("; …" if len(whole) > 10 else "")
+        )
+    return whole[0]
+
+
+def _series_named(path: Path, found: list[Series], name: str) -> Series:
+    matching = [
+        series
+        for series in found
+        if name in (series.key, str(series.groups[0].first.file.series_number))
+        or name == series.groups[0].first.file.series_uid
+    ]
+    if len(matching) != 1:
+        listed = "; ".join(series.label for series in (matching or found)[:10])
+        raise ImageReadError(
+            f"{path}: {len(matching)} series answer to {name}, expected one; "
+            f"choose one by its key: {listed}"
+        )
+    return matching[0]
+
+
+def _nothing_found(scan: Scan, found: list[Series]) -> str:
+    if found:
+        kinds = Counter(series.groups[0].first.file.kind for series in found)
+        listed = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
+        return f"no CT or MR images, only {listed}; expected a CT or MR series"
+    if scan.skipped:
+        reasons = Counter(reason for _, reason in scan.skipped)
+        listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
+        return f"no DICOM images; files found: {listed}; expected a CT or MR series"
+    return "an empty folder; expected a DICOM series"
+
+
+def _chosen_group(path: Path, series: Series, options: DicomOptions) -> Group:
+    groups = [group for group in series.groups if not group.is_localizer]
+    scouts = len(series.groups) - len(groups)
+    if not groups:
+        raise ImageReadError(f"{path}: only localizers (scout images); expected a CT or MR volume")
+    if scouts:
+        _logger.warning("%s: %d localizer image(s) left out", path, scouts)
+    if options.group is not None:
+        if not 1 <= options.group <= len(groups):
+            raise ImageReadError(
+                f"{path}: has no group {options.group}; they are numbered 1 to {len(groups)}"
+            )
+        return groups[options.group - 1]
+    if len(groups) > 1:
+        listed = "; ".join(f"{i}: {group.label}" for i, group in enumerate(groups[:10], 1))
+        raise ImageReadError(
+            f"{path}: one series with {len(groups)} kinds of image, expected one; choose with "
+            f"--group N: {listed}" + ("; …" if len(groups) > 10 else "")
+        )
+    return groups[0]
+
+
+def _check_place(frame: Frame) -> None:
+    path = frame.file.path
+    stated = {
+        "ImagePositionPatient": frame.position_mm,
+        "ImageOrientationPatient": frame.orientation,
+        "PixelSpacing": frame.pixel_spacing_mm,
+    }
+    missing = [name for name, value in stated.items() if value is None]
+    if missing:
+        raise GeometryError(
+            f"{path}: the header has no {' and no '.join(missing)}, so nothing says where the "
+            "slice lies; get the original series from the scanner or PACS"
+        )
+    row, column = np.array(frame.orientation).reshape(2, 3)
+    lengths = np.linalg.norm([row, column], axis=1)
+    if np.abs(lengths - 1).max() > UNIT_VECTOR_TOLERANCE or (
+        abs(row @ column) > UNIT_VECTOR_TOLERANCE
+    ):
+        raise GeometryError(
+            f"{path}: ImageOrientationPatient is not two perpendicular unit vectors; "
+            "get the original series from the scanner or PACS"
+        )
+    if min(frame.pixel_spacing_mm or (0,)) <= 0:
+        raise GeometryError(
+            f"{path}: PixelSpacing is not above 0; get the original series from the scanner or PACS"
+        )
+
+
+def _mean_directions(
+    frames: Sequence[Frame],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean = np.mean([frame.orientation or () for frame in frames], axis=0)
+    row, column = mean[:3], mean[3:]
+    return row / np.linalg.norm(row), column / np.linalg.norm(column)
+
+
+def _without_copies(path: Path, frames: Sequence[Frame]) -> list[Frame]:
+    """Leave out files that are there twice; two different images under one UID are refused."""
+    kept: dict[tuple[str, int], Frame] = {}
+    copies: dict[Path, Path] = {}
+    for frame in frames:
+        first = kept.setdefault(
+            (frame.file.sop_instance_uid or str(frame.file.path), frame.index), frame
+        )
+        if first is not frame:
+            copies[frame.file.path] = first.file.path
+    for copy, original in copies.items():
+        if not cmp(copy, original, shallow=False):
+            raise ImageReadError(
+                f"{copy}: another image than {original} under the same SOPInstanceUID; "
+                "keep the right one"
+            )
+    if copies:
+        _logger.warning("%s: %d file(s) are there twice and count once", path, len(copies))
+    return list(kept.values())
+
+
+def _one_volume(
+    path: Path, frames: list[Frame], normal: NDArray[np.float64], volume_index: int | None
+) -> list[Frame]:
+    """Take one volume from slices that are sorted along the normal."""
+    places = _places(frames, normal)
+    times = {len(place) for place in places}
+    if times == {1}:
+        if volume_index not in (None, 0):
+            raise ImageReadError(f"{path}: holds one volume, number 0; there is no {volume_index}")
+        return frames
+    count = max(times)
+    if len(times) > 1:
+        height = next(i for i, place in enumerate(places) if len(place) == count)
+        several = places[height]
+        raise ImageReadError(
+            f"{several[1].file.path}: lies where {several[0].file.path} lies, with other pixels, "
+            "and not every position has as many images; keep one image for each position"
+        )
+    if volume_index is None:
+        raise ImageReadError(
+            f"{path}: {count} different images at each of {len(places)} positions (a time series "
+            f"or several contrasts), expected one volume; choose with --volume K, 0 to {count - 1}"
+        )
+    if not 0 <= volume_index < count:
+        raise ImageReadError(
+            f"{path}: has no volume {volume_index}; they are numbered 0 to {count - 1}"
+        )
+    number = _number_of_volumes(path, places, count)
+    return [sorted(place, key=number)[volume_index] for place in places]
+
+
+def _places(frames: list[Frame], normal: NDArray[np.float64]) -> list[list[Frame]]:
+    """Group sorted slices that lie in one place."""
+    places: list[list[Frame]] = []
+    last = -np.inf
+    for frame in frames:
+        height = float(np.dot(frame.position_mm or (), normal))
+        if places and height - last < SAME_POSITION_MM:
+            places[-1].append(frame)
+        else:
+            places.append([frame])
+            last = height
+    return places
+
+
+def _number_of_volumes(
+    path: Path, places: list[list[Frame]], count: int
+) -> Callable[[Frame], float]:
+    """Find what numbers the volumes: a temporal position, or else the order of the instances."""
+    for _, number in _NUMBERS_OF_VOLUMES:
+        sets = {tuple(sorted(_known(map(number, place)))) for place in places}
+        if len(sets) == 1 and len(set(next(iter(sets)))) == count:
+            return lambda frame, number=number: number(frame) or 0.0  # type: ignore[misc]
+    for place in places:
+        if len(set(_known(frame.instance_number for frame in place))) != count:
+            raise ImageReadError(
+                f"{path}: {count} images at each position, and nothing tells their order; "
+                "separate them by hand"
+            )
+    return lambda frame: frame.instance_number or 0.0
+
+
+def _known(values: object) -> list[float]:
+    return [value for value in values if value is not None]  # type: ignore[attr-defined]
+
+
+def _uneven_gaps(stack: Stack, options: DicomOptions) -> list[str]:
+    gaps = np.diff(stack.heights_mm)
+    median = float(np.median(gaps))
+    limit = min(
+        max(options.gap_tolerance * median, 2 * options.position_tolerance_mm), 0.5 * median
+    )
+    limit = max(limit, options.gap_tolerance * median)
+    worst = int(np.argmax(np.abs(gaps - median)))
+    if abs(gaps[worst] - median) <= limit:
+        return []
+    where = f"between slices {worst + 1} and {worst + 2} of {len(stack.frames)}"
+    multiples = gaps / median
+    whole = np.abs(multiples - np.rint(multiples)) <= limit / median
+    few = np.count_nonzero(multiples > 1.5) <= len(gaps) / 4
+    if whole.all() and multiples.min() > 0.5 and few:
+        missing = int(np.rint(multiples - 1).sum())
+        return [
+            f"{missing} slice(s) missing, first {where} (gap {gaps[worst]:.4g} mm, median "
+            f"{median:.4g} mm); get them, or interpolate them with --resample"
+        ]
+    return [
+        f"the gap {where} is {gaps[worst]:.4g} mm, the median {median:.4g} mm; expected one "
+        "spacing; make it even with --resample, or allow it with --gap-tolerance and "
+        "--position-tolerance"
+    ]
+
+
+def _tilt(stack: Stack, options: DicomOptions) -> list[str]:
+    step = stack.step_mm
+    cosine = float(step @ stack.normal / np.linalg.norm(step))
+    degrees = float(np.degrees(np.arccos(min(1.0, cosine))))
+    if degrees <= options.tilt_tolerance_degrees:
+        return []
+    return [
+        f"slices lean by {degrees:.2f} degrees from their normal (a tilted gantry), expected at "
+        f"most {options.tilt_tolerance_degrees:g}; straighten them with --resample"
+    ]
+
+
+def _off_line(stack: Stack, options: DicomOptions) -> list[str]:
+    count = len(stack.frames)
+    line = stack.positions_mm[0] + np.arange(count)[:, None] * stack.step_mm
+    distances = np.linalg.norm(stack.positions_mm - line, axis=1)
+    limit = min(options.position_tolerance_mm, float(np.linalg.norm(stack.step_mm)) / 2)
+    worst = int(np.argmax(distances))
+    if distances[worst] <= limit:
+        return []
+    return [
+        f"slice {worst + 1} of {count} lies {distances[worst]:.3g} mm off the line through the "
+        f"others, expected at most {limit:g}; allow it with --position-tolerance, or put it right "
+        "with --resample"
+    ]
