@@ -19,6 +19,7 @@ from .demo import demo
 from .evaluate import evaluate
 from .import_pix2pix import import_pix2pix
 from .info import info
+from .inspect import inspect
 from .manifest import manifest
 from .phantom import phantom
 from .prepare import prepare
@@ -64,6 +65,7 @@ for command in (
     info,
     presets,
     convert,
+    inspect,
     import_pix2pix,
 ):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""``medp2p convert``: one image file into another, or out of a state that is refused."""
+"""``medp2p convert``: one image into an image file, or out of a state that is refused."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from . import options
 
 
 class Frame(StrEnum):
@@ -47,7 +49,11 @@ def _finite(value: float | None) -> float | None:
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Image: .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr.")
+        Path,
+        typer.Argument(
+            metavar="IN",
+            help="Image: .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr, or a folder of a DICOM series.",
+        ),
     ],
     output: Annotated[
         Path,
@@ -72,23 +78,8 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    volume: Annotated[
-        int | None,
-        typer.Option(
-            "--volume",
-            metavar="K",
-            min=0,
-            help="Which volume of a file of several, from 0. Default: refuse several.",
-            show_default=False,
-        ),
-    ] = None,
-    resample: Annotated[
-        bool,
-        typer.Option(
-            "--resample",
-            help="Regrid axes that are not perpendicular (linear interpolation).",
-        ),
-    ] = False,
+    volume: options.VolumeNumber = None,
+    resample: options.Resample = False,
     modality: Annotated[
         ModalityName | None,
         typer.Option(
@@ -106,13 +97,28 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    series: options.OneSeries = None,
+    group: options.Group = None,
+    orientation_tolerance: options.OrientationTolerance = 1e-3,
+    position_tolerance: options.PositionTolerance = 0.05,
+    gap_tolerance: options.GapTolerance = 0.05,
+    tilt_tolerance: options.TiltTolerance = 0.5,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Convert an image file, keeping every voxel's place."""
-    from medp2p.io import read_volume, write_volume
+    """Convert a DICOM series or an image file into an image file, every voxel in its place."""
+    from medp2p.io import (
+        DicomOptions,
+        check_output_name,
+        read_volume,
+        refuse_output_among_inputs,
+        write_volume,
+    )
 
+    check_output_name(output)
+    options.refuse_outputs_early([output], overwrite)
+    if source.is_dir():
+        refuse_output_among_inputs(output, [source])
+    options.refuse_without_dicom([source], series=series, group=group)
     image = read_volume(
         source,
         modality=modality.value if modality else None,
@@ -120,6 +126,15 @@ def convert(
         replace_non_finite=replace_non_finite,
         volume_index=volume,
         resample=resample,
+        dicom=DicomOptions(
+            series,
+            group,
+            None,
+            orientation_tolerance,
+            position_tolerance,
+            gap_tolerance,
+            tilt_tolerance,
+        ),
     )
     write_volume(image, output, dtype=dtype.value if dtype else None, overwrite=overwrite)
     size = " × ".join(str(n) for n in image.shape)

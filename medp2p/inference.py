@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -73,6 +73,7 @@ class Translator:
         self,
         sources: Volume | Sequence[Volume],
         mask: Mask = "auto",
+        onto: Grid | None = None,
     ) -> Volume:
         """Translate one volume; see `translate`."""
         volumes = [sources] if isinstance(sources, Volume) else list(sources)
@@ -86,7 +87,7 @@ class Translator:
 
         settings = card.config.preprocessing
         try:
-            return translate_with(predict, volumes, mask, settings, card.target_range)
+            return translate_with(predict, volumes, mask, settings, card.target_range, onto)
         except torch.OutOfMemoryError as error:
             raise MedP2PError(
                 f"{volumes[0].name}: the memory of {self.device} ran out; lower --batch-size "
@@ -130,6 +131,7 @@ def translate(
     model: Model,
     *,
     mask: Mask = "auto",
+    onto: Grid | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     batch_size: int = 16,
@@ -144,6 +146,8 @@ def translate(
         model: From `medp2p.checkpoint.load_model`.
         mask: Body mask on the source's grid; ``"auto"`` finds it; ``"none"`` keeps every voxel.
             Outside it the result is the target's lowest value (-1024 HU by default).
+        onto: Another grid for the result than the source's own, such as
+            `medp2p.volume.axial_grid` of it; outside the source it has the lowest value.
         device: As for `make_translator`.
         precision: As for `make_translator`.
         batch_size: Slices at a time.
@@ -156,7 +160,7 @@ def translate(
         GeometryError: If sources do not overlap, or the mask is on another grid.
     """
     translator = make_translator(model, device=device, precision=precision, batch_size=batch_size)
-    return translator(source, mask)
+    return translator(source, mask, onto)
 
 
 def translate_with(
@@ -165,6 +169,7 @@ def translate_with(
     mask: Mask,
     settings: PreprocessingSettings,
     target_range: tuple[float, float],
+    onto: Grid | None = None,
 ) -> Volume:
     """Do everything around a prediction on the training grid, and undo it.
 
@@ -174,19 +179,28 @@ def translate_with(
         mask: As for `translate`.
         settings: The preprocessing, and what the target is.
         target_range: Values that -1 and +1 stand for in the output.
+        onto: The grid of the result, if not the first source's.
     """
     reference = sources[0]
     body = _body(reference, mask, settings.source)
     unit, grid = unit_sources(sources, body, settings)
     prediction = from_unit(predict(unit).transpose(2, 1, 0), target_range)
-    values = resample(Volume(prediction, grid.affine), reference.grid)
+    result_grid = onto or reference.grid
+    values = resample(Volume(prediction, grid.affine), result_grid)
     limits = output_limits(target_range, settings.target)
     values = np.clip(values, *limits).astype(np.float32, copy=False)
-    if mask != "none":
-        values = np.where(body, values, np.float32(target_range[0]))
+    if mask != "none" or onto:
+        kept = reference.with_array(np.ones_like(body) if mask == "none" else body)
+        inside = resample(kept, result_grid, outside=0, nearest=True) > 0
+        values = np.where(inside, values, np.float32(target_range[0]))
     target = settings.target.modality
-    return reference.with_array(
-        values, modality=target, units="HU" if target == "CT" else None, path=None
+    return replace(
+        reference,
+        array=values,
+        affine=result_grid.affine,
+        modality=target,
+        units="HU" if target == "CT" else None,
+        path=None,
     )
 
 

@@ -15,7 +15,7 @@ from medp2p.checkpoint import library_versions
 from medp2p.config import PreprocessingSettings
 from medp2p.dataset import INDEX_FILE, PreparedWriter
 from medp2p.errors import GeometryError, ManifestError, MedP2PError, OutputError
-from medp2p.files import atomic_folder, output_errors
+from medp2p.files import atomic_folder, files_below, output_errors
 from medp2p.io import read_grid
 from medp2p.manifest import Case, check_cases, write_manifest
 from medp2p.preprocessing import training_grid
@@ -174,7 +174,7 @@ def _prepare_case(
         "patient": case.patient,
         "split": case.split,
         "files": {key: str(path) for key, path in files.items()},
-        "sha256": {key: _file_hash(path) for key, path in files.items()},
+        "sha256": {key: _content_hash(path) for key, path in files.items()},
         "mask": "given" if case.mask else "found in the source",
         "shape_kji": entry.shape,
         "spacing_mm": [round(float(s), 6) for s in entry.grid.spacing_mm],
@@ -184,6 +184,10 @@ def _prepare_case(
     }
 
 
-def _file_hash(path: Path) -> str:
+def _content_hash(path: Path) -> str:
+    """Hash a file, or the files of a folder whatever their names."""
+    if path.is_dir():
+        digests = sorted(_content_hash(file) for file in files_below(path))
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -189,6 +189,23 @@ def reorient(volume: Volume, orientation: str) -> Volume:
     return replace(volume, array=array, affine=affine)
 
 
+def axial_grid(grid: Grid) -> Grid:
+    """Return the transverse grid that covers another, as planning systems expect CT.
+
+    Rows run to the left, columns to the back, slices from foot to head (LPS). Pixels are square,
+    as fine as the finer in-plane direction; slices lie as far apart as the voxels of ``grid``
+    along the axis that is nearest to the body's length.
+    """
+    of_world = io_orientation(grid.affine)[:, 0].astype(int)
+    x, y, z = grid.spacing_mm[np.argsort(of_world)]
+    spacing = np.array([min(x, y), min(x, y), z])
+    low, high = grid.corners_mm.min(axis=0), grid.corners_mm.max(axis=0)
+    sizes = np.ceil((high - low) / spacing - 1e-3).astype(int) + 1
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    affine[:3, 3] = (high[0], high[1], low[2])
+    return Grid((int(sizes[0]), int(sizes[1]), int(sizes[2])), affine)
+
+
 def _sizes(shape: tuple[int, ...]) -> str:
     return "×".join(str(n) for n in shape)
 

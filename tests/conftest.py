@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,44 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command run in this process."""
+    from medp2p.cli import main
+
+    try:
+        main([str(argument) for argument in arguments])
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, *arguments: object, code: int = 1) -> str:
+    """The one line that a user's mistake gets."""
+    found, out, err = run(capsys, *arguments)
+    assert found == code, err
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert "Traceback" not in err
+    assert lines[-1].startswith("medp2p: "), err
+    return lines[-1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte, where this machine lets one be mounted."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 def oblique_affine(spacing=(1.0, 1.2, 2.5), degrees=(10.0, -7.0, 15.0), origin=(-30.0, 12.0, 5.0)):

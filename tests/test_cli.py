@@ -11,33 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import make_pair, write_case
-
-from medp2p.cli import main
+from conftest import make_pair, refused, run, write_case
 
 MEDP2P = str(Path(sys.executable).with_name("medp2p"))
-
-
-def run(capsys, *arguments: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command run in this process."""
-    try:
-        main([str(argument) for argument in arguments])
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def refused(capsys, *arguments: object, code: int = 1) -> str:
-    """The one line that a user's mistake gets."""
-    found, out, err = run(capsys, *arguments)
-    assert found == code, err
-    assert out == ""
-    lines = err.strip().splitlines()
-    assert "Traceback" not in err
-    assert lines[-1].startswith("medp2p: "), err
-    return lines[-1]
 
 
 def fastest(command: list[str], runs: int = 7) -> float:
@@ -231,20 +207,6 @@ def test_the_same_inputs_give_the_same_bytes(capsys, scan, model_file, case_fold
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
     for file in (tmp_path / "a").iterdir():
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of one megabyte, where this machine lets one be mounted."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")

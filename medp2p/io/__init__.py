@@ -9,7 +9,7 @@ is RAS+ millimetres. What is refused, and why, is listed in ``docs/geometry.md``
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,23 @@ from medp2p.errors import ImageReadError, OutputError
 from medp2p.io.dicom_files import is_dicom_file, is_dicom_folder
 from medp2p.io.dicom_read import read_dicom, read_dicom_grid, refuse_other_meaning
 from medp2p.io.dicom_series import DicomOptions
+from medp2p.io.dicom_synthetic import DicomOutput, check_output
+from medp2p.io.dicom_write import write_dicom_series
 from medp2p.io.geometry import MAX_SHEAR_DEGREES, refuse_sheared, resample_orthogonal, shear_degrees
-from medp2p.io.metaimage import read_metaimage, read_metaimage_grid, write_metaimage
-from medp2p.io.nifti import NiftiFrame, read_nifti, read_nifti_grid, write_nifti
-from medp2p.io.nrrd import read_nrrd, read_nrrd_grid, write_nrrd
+from medp2p.io.metaimage import (
+    read_metaimage,
+    read_metaimage_grid,
+    read_metaimage_modality,
+    write_metaimage,
+)
+from medp2p.io.nifti import (
+    NiftiFrame,
+    read_nifti,
+    read_nifti_grid,
+    read_nifti_modality,
+    write_nifti,
+)
+from medp2p.io.nrrd import read_nrrd, read_nrrd_grid, read_nrrd_modality, write_nrrd
 from medp2p.io.voxels import MAX_FLOAT32, VOXEL_TYPES, VoxelType
 from medp2p.volume import Grid, Volume
 
@@ -29,16 +42,22 @@ __all__ = [
     "VOXEL_TYPES",
     "WRITE_SUFFIXES",
     "DicomOptions",
+    "DicomOutput",
     "NiftiFrame",
     "VoxelType",
+    "check_output",
     "check_output_name",
     "image_name",
     "image_suffix",
     "is_dicom_file",
     "is_dicom_folder",
     "is_image",
+    "is_series_name",
     "read_grid",
+    "read_modality",
     "read_volume",
+    "refuse_output_among_inputs",
+    "write_dicom_series",
     "write_volume",
 ]
 
@@ -163,6 +182,23 @@ def read_grid(path: str | Path, *, dicom: DicomOptions | None = None) -> Grid:
         return read_nrrd_grid(path) if suffix in _NRRD else read_metaimage_grid(path)
 
 
+def read_modality(path: str | Path) -> str | None:
+    """Read what an image file, of any format but DICOM, notes that its voxels are.
+
+    Returns:
+        ``"MR"``, ``"CT"`` or ``"MASK"``; None if medp2p did not write the file, or did not know.
+
+    Raises:
+        ImageReadError: If the file is missing or its header damaged.
+    """
+    path = Path(path)
+    with _reading(path):
+        suffix = _readable_suffix(path)
+        if suffix in _NIFTI:
+            return read_nifti_modality(path)
+        return read_nrrd_modality(path) if suffix in _NRRD else read_metaimage_modality(path)
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
@@ -184,6 +220,39 @@ def check_output_name(path: Path) -> None:
             f"{path}: no image format that can be written; "
             f"let the name end in one of {', '.join(WRITE_SUFFIXES)}"
         )
+
+
+def is_series_name(path: Path) -> bool:
+    """Say whether an output of this name is a folder for a DICOM series: it has no suffix.
+
+    Raises:
+        OutputError: If it has one, and of no image format that can be written.
+    """
+    if not path.suffix:
+        return True
+    if path.suffix.lower() in (".dcm", ".dicom", ".ima"):
+        raise OutputError(
+            f"{path}: a DICOM series is a folder with one file per slice; "
+            f"name it without a suffix, such as {path.with_suffix('')}"
+        )
+    check_output_name(path)
+    return False
+
+
+def refuse_output_among_inputs(output: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output inside an input folder, or around an input.
+
+    Raises:
+        OutputError: Naming both.
+    """
+    place = output.resolve()
+    for source in inputs:
+        home = source.resolve()
+        if place.is_relative_to(home) or home.is_relative_to(place):
+            raise OutputError(
+                f"{output}: lies inside the input {source} or around it, where the next reading "
+                "would take one for the other; choose another place"
+            )
 
 
 def write_volume(

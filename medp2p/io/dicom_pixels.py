@@ -20,7 +20,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 
 from medp2p.errors import ImageReadError
-from medp2p.io.dicom_files import Frame, ImageFile, quiet_pydicom
+from medp2p.io.dicom_files import Frame, ImageFile, quiet_pydicom, uid_name
 from medp2p.io.voxels import cut_short, scale
 
 _THREADS = 4
@@ -47,14 +47,25 @@ def read_pixels(path: Path, frames: Sequence[Frame]) -> NDArray[Any]:
         ImageReadError: If pixels are missing, damaged, in colour, compressed in a way that no
             installed codec knows, or have no defined value.
     """
-    for file in {frame.file.path: frame.file for frame in frames}.values():
-        _check_layout(file)
-    _check_values(frames)
+    check_pixels(frames)
     if any(frame.file.photometric == "MONOCHROME1" for frame in frames):
         _logger.warning(
             "%s: MONOCHROME1 (to be displayed inverted); the values are taken as they are", path
         )
     return _rescaled(_stored_pixels(frames).transpose(2, 1, 0), frames)
+
+
+def check_pixels(frames: Sequence[Frame]) -> None:
+    """Refuse slices whose headers tell that `read_pixels` cannot read them; reads no pixel.
+
+    Raises:
+        ImageReadError: As for `read_pixels`, but for what only the pixels show.
+    """
+    for file in {frame.file.path: frame.file for frame in frames}.values():
+        _check_layout(file)
+        if file.pixel_offset is None:
+            _check_codec(file)
+    _check_values(frames)
 
 
 def _check_layout(file: ImageFile) -> None:
@@ -155,7 +166,6 @@ def _read_native(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]
 
 
 def _decode(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> None:
-    _check_codec(file)
     try:
         dataset = dcmread(file.path, force=True)
         decoded = iter_pixels(dataset, indices=indices, raw=True)
@@ -173,11 +183,12 @@ def _decode(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> 
 
 
 def _check_codec(file: ImageFile) -> None:
-    name = uid.UID(file.transfer_syntax).name
+    name = uid_name(file.transfer_syntax)
     if file.transfer_syntax == uid.DeflatedExplicitVRLittleEndian:
         return
     try:
-        decoder = get_decoder(uid.UID(file.transfer_syntax))
+        with quiet_pydicom:
+            decoder = get_decoder(uid.UID(file.transfer_syntax))
     except NotImplementedError:
         raise ImageReadError(
             f"{file.path}: pixels stored as {name}, which cannot be decoded; "

@@ -131,9 +131,9 @@ def _even_volume(volume: Volume, stack: Stack) -> Volume:
     in_plane = np.array([spacing[1], spacing[0]])
     offsets = stack.positions_mm @ np.stack([stack.row, stack.column], axis=1) / in_plane
     first = offsets.min(axis=0)
-    offsets -= first
+    offsets = np.round(offsets - first, 6)  # a millionth of a pixel outside is not outside
     count = round((heights[-1] - heights[0]) / float(np.median(np.diff(heights)))) + 1
-    size = np.array(volume.shape[:2]) + np.ceil(offsets.max(axis=0) - 1e-6).astype(int)
+    size = np.array(volume.shape[:2]) + np.ceil(offsets.max(axis=0)).astype(int)
     shape = (int(size[0]), int(size[1]), count)
     if np.prod(shape, dtype=float) > MAX_RESAMPLED_GROWTH * volume.array.size:
         raise GeometryError(

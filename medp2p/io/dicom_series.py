@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
@@ -184,6 +184,23 @@ def group_series(frames: Sequence[Frame], options: DicomOptions) -> list[Series]
     return [Series(_groups(members, options)) for members in by_series.values()]
 
 
+def refuse_shared_uids(path: Path, found: Sequence[Series]) -> None:
+    """Refuse one SeriesInstanceUID for several patients or studies.
+
+    Raises:
+        ImageReadError: Naming a file of each.
+    """
+    owners: dict[str, Series] = {}
+    for series in found:
+        file = series.groups[0].first.file
+        other = owners.setdefault(file.series_uid, series).groups[0].first.file
+        if other is not file:
+            raise ImageReadError(
+                f"{path}: {file.path} and {other.path} are of two patients or studies, and under "
+                "one SeriesInstanceUID; separate them"
+            )
+
+
 def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
     """Find the one group of slices that is meant.
 
@@ -201,12 +218,11 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
         raise ImageReadError(
             f"{damaged}: {reason}{more}; get it again, or move it elsewhere if it does not matter"
         )
-    empty = sum(reason == "0 bytes" for _, reason in scan.skipped)
-    if empty:
+    if scan.skipped and scan.frames:
         _logger.warning(
-            "%s: %d file(s) of 0 bytes left out; if they were slices, the series is not whole",
+            "%s: files left out: %s; if they were slices, the series is not whole",
             path,
-            empty,
+            _counted(reason for _, reason in scan.skipped),
         )
     series = _chosen_series(path, scan, group_series(scan.frames, options), options)
     return _chosen_group(path, series, options)
@@ -226,7 +242,10 @@ def choose_stack(path: Path, group: Group, volume_index: int | None) -> Stack:
         )
     for frame in group.frames:
         _check_place(frame)
-    frames = _without_copies(path, group.frames)
+    frames = without_copies(group.frames)
+    if len(frames) < len(group.frames):
+        copies = len(group.frames) - len(frames)
+        _logger.warning("%s: %d image(s) are there twice and count once", path, copies)
     row, column = _mean_directions(frames)
     normal = np.cross(row, column)
     frames = sorted(frames, key=lambda frame: float(np.dot(frame.position_mm or (), normal)))
@@ -238,6 +257,29 @@ def choose_stack(path: Path, group: Group, volume_index: int | None) -> Stack:
             "get the whole series"
         )
     return Stack(tuple(frames), row, column, positions)
+
+
+def without_copies(frames: Sequence[Frame]) -> list[Frame]:
+    """Leave out files that are there twice.
+
+    Raises:
+        ImageReadError: If two different images have one UID.
+    """
+    kept: dict[tuple[str, int], Frame] = {}
+    copies: dict[Path, Path] = {}
+    for frame in frames:
+        first = kept.setdefault(
+            (frame.file.sop_instance_uid or str(frame.file.path), frame.index), frame
+        )
+        if first is not frame:
+            copies[frame.file.path] = first.file.path
+    for copy, original in copies.items():
+        if not cmp(copy, original, shallow=False):
+            raise ImageReadError(
+                f"{copy}: another image than {original} under the same SOPInstanceUID; "
+                "keep the right one"
+            )
+    return list(kept.values())
 
 
 def irregularities(stack: Stack, options: DicomOptions) -> list[str]:
@@ -270,8 +312,17 @@ def _groups(frames: list[Frame], options: DicomOptions) -> tuple[Group, ...]:
             groups.append([frame])
         else:
             home.append(frame)
-    groups.sort(key=lambda group: -len(group))
+    groups.sort(key=_rank)
     return tuple(Group(tuple(group)) for group in groups)
+
+
+def _rank(group: list[Frame]) -> tuple[object, ...]:
+    """An order of groups that does not hang on the names of files: the largest first."""
+    first = group[0]
+    echo = [-1.0 if value is None else value for value in first.echo]
+    b_value = -1.0 if first.b_value is None else first.b_value
+    place = [*(first.orientation or ()), *(first.pixel_spacing_mm or ())]
+    return (-len(group), echo, b_value, _image_types(first), place, first.file.frame_of_reference)
 
 
 def _alike(a: Frame, b: Frame, options: DicomOptions) -> bool:
@@ -303,6 +354,7 @@ def _close(
 
 def _chosen_series(path: Path, scan: Scan, found: list[Series], options: DicomOptions) -> Series:
     readable = [series for series in found if series.modality]
+    refuse_shared_uids(path, readable)
     if not readable:
         raise ImageReadError(f"{path}: {_nothing_found(scan, found)}")
     if options.modality:
@@ -343,19 +395,21 @@ def _series_named(path: Path, found: list[Series], name: str) -> Series:
 
 def _nothing_found(scan: Scan, found: list[Series]) -> str:
     if found:
-        kinds = Counter(series.groups[0].first.file.kind for series in found)
-        listed = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
-        return f"no CT or MR images, only {listed}; expected a CT or MR series"
+        kinds = _counted(series.groups[0].first.file.kind for series in found)
+        return f"no CT or MR images, only {kinds}; expected a CT or MR series"
     if scan.skipped:
-        reasons = Counter(reason for _, reason in scan.skipped)
-        listed = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common())
-        return f"no DICOM images; files found: {listed}; expected a CT or MR series"
+        reasons = _counted(reason for _, reason in scan.skipped)
+        return f"no DICOM images; files found: {reasons}; expected a CT or MR series"
     return "an empty folder; expected a DICOM series"
+
+
+def _counted(words: Iterable[str]) -> str:
+    return ", ".join(f"{count} × {word}" for word, count in Counter(words).most_common())
 
 
 def _chosen_group(path: Path, series: Series, options: DicomOptions) -> Group:
     groups = [group for group in series.groups if not group.is_localizer]
-    scouts = len(series.groups) - len(groups)
+    scouts = sum(len(group.frames) for group in series.groups if group.is_localizer)
     if not groups:
         raise ImageReadError(f"{path}: only localizers (scout images); expected a CT or MR volume")
     if scouts:
@@ -411,27 +465,6 @@ def _mean_directions(
     return row / np.linalg.norm(row), column / np.linalg.norm(column)
 
 
-def _without_copies(path: Path, frames: Sequence[Frame]) -> list[Frame]:
-    """Leave out files that are there twice; two different images under one UID are refused."""
-    kept: dict[tuple[str, int], Frame] = {}
-    copies: dict[Path, Path] = {}
-    for frame in frames:
-        first = kept.setdefault(
-            (frame.file.sop_instance_uid or str(frame.file.path), frame.index), frame
-        )
-        if first is not frame:
-            copies[frame.file.path] = first.file.path
-    for copy, original in copies.items():
-        if not cmp(copy, original, shallow=False):
-            raise ImageReadError(
-                f"{copy}: another image than {original} under the same SOPInstanceUID; "
-                "keep the right one"
-            )
-    if copies:
-        _logger.warning("%s: %d file(s) are there twice and count once", path, len(copies))
-    return list(kept.values())
-
-
 def _one_volume(
     path: Path, frames: list[Frame], normal: NDArray[np.float64], volume_index: int | None
 ) -> list[Frame]:
@@ -485,17 +518,26 @@ def _number_of_volumes(
         sets = {tuple(sorted(_known(map(number, place)))) for place in places}
         if len(sets) == 1 and len(set(next(iter(sets)))) == count:
             return lambda frame, number=number: number(frame) or 0.0  # type: ignore[misc]
-    for place in places:
-        if len(set(_known(frame.instance_number for frame in place))) != count:
-            raise ImageReadError(
-                f"{path}: {count} images at each position, and nothing tells their order; "
-                "separate them by hand"
-            )
+    numbered = {
+        number: i
+        for i, place in enumerate(places)
+        for number in _known(frame.instance_number for frame in place)
+    }
+    visits = [numbered[number] for number in sorted(numbered)]
+    by_volume = [sorted(visits[i : i + len(places)]) for i in range(0, len(visits), len(places))]
+    by_place = [set(visits[i : i + count]) for i in range(0, len(visits), count)]
+    one_by_one = all(block == list(range(len(places))) for block in by_volume)
+    place_by_place = all(len(block) == 1 for block in by_place)
+    if len(visits) != count * len(places) or not (one_by_one or place_by_place):
+        raise ImageReadError(
+            f"{path}: {count} images at each position, and nothing tells which belong together; "
+            "separate them by hand"
+        )
     return lambda frame: frame.instance_number or 0.0
 
 
-def _known(values: object) -> list[float]:
-    return [value for value in values if value is not None]  # type: ignore[attr-defined]
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _uneven_gaps(stack: Stack, options: DicomOptions) -> list[str]:
@@ -541,7 +583,7 @@ def _off_line(stack: Stack, options: DicomOptions) -> list[str]:
     count = len(stack.frames)
     line = stack.positions_mm[0] + np.arange(count)[:, None] * stack.step_mm
     distances = np.linalg.norm(stack.positions_mm - line, axis=1)
-    limit = min(options.position_tolerance_mm, float(np.linalg.norm(stack.step_mm)) / 2)
+    limit = options.position_tolerance_mm
     worst = int(np.argmax(distances))
     if distances[worst] <= limit:
         return []

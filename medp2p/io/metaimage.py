@@ -7,6 +7,7 @@ ITK, which takes a damaged compressed block for whole.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from medp2p.io.geometry import LPS_FROM_RAS, MAX_LENGTH_MM, first_grid
 from medp2p.io.meaning import meaning_of, note
 from medp2p.io.voxels import (
     VoxelType,
+    chosen_volume,
     converted_slabs,
     output_dtype,
     read_block,
@@ -73,7 +75,7 @@ def read_metaimage(
             with _data_file(path, fields).open("rb") as data:
                 array = _read_array(path, fields, data, volume_index)
     array = settle_non_finite(path, array, replace_non_finite)
-    modality, units = meaning_of("medp2p " + fields.get("medp2p", ""))
+    modality, units = _meaning(fields)
     return Volume(array, affine, modality, units, path)
 
 
@@ -82,7 +84,19 @@ def read_metaimage_grid(path: Path) -> Grid:
     with path.open("rb") as file:
         fields = _read_fields(path, file)
     sizes = _integers(path, fields, "DimSize", _axes(path, fields))
-    return first_grid(path, sizes, _affine(path, fields))
+    grid = first_grid(path, sizes, _affine(path, fields))
+    chosen_volume(path, math.prod(sizes[3:]), None)
+    return grid
+
+
+def read_metaimage_modality(path: Path) -> str | None:
+    """Read what the header notes that the voxels are."""
+    with path.open("rb") as file:
+        return _meaning(_read_fields(path, file))[0]
+
+
+def _meaning(fields: dict[str, str]) -> tuple[str | None, str | None]:
+    return meaning_of("medp2p " + fields.get("medp2p", ""))
 
 
 def _read_fields(path: Path, file: IO[bytes]) -> dict[str, str]:

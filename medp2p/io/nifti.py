@@ -72,7 +72,7 @@ def read_nifti(
         affine, code = _affine(path, header, shape, frame)
         array = _read_array(path, header, stream, shape, index)
     array = settle_non_finite(path, array, replace_non_finite)
-    modality, units = meaning_of(bytes(header["descrip"]).decode("ascii", "replace"))
+    modality, units = _meaning(header)
     return Volume(array, affine, modality, units, path, code)
 
 
@@ -81,6 +81,16 @@ def read_nifti_grid(path: Path) -> Grid:
     with _opened(path) as (header, _):
         shape, _ = _shape(path, header, None)
         return Grid(shape, _affine(path, header, shape, None)[0])
+
+
+def read_nifti_modality(path: Path) -> str | None:
+    """Read what the header notes that the voxels are."""
+    with _opened(path) as (header, _):
+        return _meaning(header)[0]
+
+
+def _meaning(header: nib.Nifti1Header) -> tuple[str | None, str | None]:
+    return meaning_of(bytes(header["descrip"]).decode("ascii", "replace"))
 
 
 @contextmanager

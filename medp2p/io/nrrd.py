@@ -6,6 +6,7 @@ spaces are turned into RAS+; a header without one does not say where the voxels 
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from medp2p.io.geometry import LPS_FROM_RAS, MAX_LENGTH_MM, first_grid
 from medp2p.io.meaning import meaning_of, note
 from medp2p.io.voxels import (
     VoxelType,
+    chosen_volume,
     converted_slabs,
     cut_short,
     output_dtype,
@@ -79,7 +81,16 @@ def read_nrrd_grid(path: Path) -> Grid:
     with path.open("rb") as file:
         fields, _ = _read_fields(path, file)
     sizes = _sizes(path, fields)
-    return first_grid(path, sizes, _affine(path, fields))
+    grid = first_grid(path, sizes, _affine(path, fields))
+    chosen_volume(path, math.prod(sizes[3:]), None)
+    return grid
+
+
+def read_nrrd_modality(path: Path) -> str | None:
+    """Read what the header notes that the voxels are."""
+    with path.open("rb") as file:
+        _, meaning = _read_fields(path, file)
+    return meaning_of("medp2p " + meaning)[0]
 
 
 def _read_fields(path: Path, file: IO[bytes]) -> tuple[dict[str, str], str]:
