@@ -62,7 +62,7 @@ from medp2p.io.geometry import LPS_FROM_RAS
 from medp2p.methods import build_generator
 from medp2p.networks.inference import bf16_is_fast
 from medp2p.phantom import make_phantom
-from medp2p.preprocessing import body_mask, find_value_range
+from medp2p.preprocessing import MR_UNIT_LIMITS, body_mask, find_value_range
 from medp2p.volume import Volume, reorient
 
 CPU = torch.device("cpu")
@@ -440,7 +440,7 @@ class Sides:
         image = LoadImage(reader="PydicomReader")(source)
         slices = image.as_tensor().permute(2, 1, 0).flip(1, 2)
         low, high = self.value_range
-        unit = (slices - low) * (2 / (high - low)) - 1
+        unit = ((slices - low) * (2 / (high - low)) - 1).clip(*MR_UNIT_LIMITS)
         with torch.no_grad():
             predictions = [self.network(one[None, None])[0, 0] for one in unit]
         hu = torch.stack(predictions).flip(1, 2) + 1

@@ -70,6 +70,7 @@ _DATE_OR_NUMBER = r"(?<!\d)(?:\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|\d{4}[-./]\d{1,2}[
 _JOINERS = "\u200c\u200d"
 _LEFT_OUT = "…"
 _SHORT_WORD = 3
+_LONGEST = 1024
 
 Hide = Callable[[str], str]
 """Takes out of a text what tells who the patient is."""
@@ -441,7 +442,7 @@ def _nothing_hidden(text: str) -> str:
 def _hider(path: Path) -> Hide:
     """Make a function that takes out of a text what this file's header says of the patient.
 
-    If the header cannot be read, nothing is left of any text.
+    If the header cannot be read, nothing is left of any text, nor of one that is overlong.
     """
     values = _texts(path, _IDENTIFYING)
     if values is None:
@@ -453,15 +454,16 @@ def _hider(path: Path) -> Hide:
             patterns.append(re.escape(word))
         elif len(word) > 1:
             patterns.append(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])")
-    pattern = re.compile("|".join(patterns), re.IGNORECASE)
-    return lambda text: pattern.sub(_LEFT_OUT, text)
+    pattern = re.compile(rf"(?:(?:{'|'.join(patterns)})[\W_]*)+(?<![\W_])", re.IGNORECASE)
+    return lambda text: pattern.sub(_LEFT_OUT, text) if len(text) <= _LONGEST else _LEFT_OUT
 
 
 def _texts(path: Path, keywords: Sequence[str]) -> tuple[str, ...] | None:
-    """Texts of a header, empty where absent; None if it cannot be read or decoded."""
+    """Texts of a header, empty where absent; None if it cannot be read or is beyond all measure."""
     try:
         header = read_header(path)
         with quiet_pydicom:
-            return tuple(str(header.get(keyword) or "") for keyword in keywords)
+            texts = tuple(str(header.get(keyword) or "") for keyword in keywords)
     except Exception:  # pydicom raises whatever its parser stumbles over
         return None
+    return texts if max(map(len, texts)) <= _LONGEST else None

@@ -345,7 +345,9 @@ def test_file_meta_agrees_with_the_data_set(tmp_path: Path) -> None:
     dataset.file_meta.ImplementationVersionName = SECRET
     dataset.file_meta.PrivateInformationCreatorUID = SECRET_UID
     dataset.file_meta.PrivateInformation = SECRET.encode()
+    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
     result = deidentify(dataset, UIDS)
+    assert result.file_meta.MediaStorageSOPInstanceUID == result.SOPInstanceUID
     result.save_as(tmp_path / "b.dcm", enforce_file_format=True)
     read = pydicom.dcmread(tmp_path / "b.dcm")
     assert read.file_meta.MediaStorageSOPInstanceUID == read.SOPInstanceUID

@@ -103,6 +103,7 @@ def bases(folder: Path) -> dict[str, Base]:
         "big endian": "1.2.840.10008.1.2.2",
         "deflated": "1.2.840.10008.1.2.1.99",
         "RLE": "1.2.840.10008.1.2.5",
+        "JPEG 2000": "1.2.840.10008.1.2.4.90",
     }
     made = {}
     for name, syntax in syntaxes.items():
@@ -116,7 +117,7 @@ def bases(folder: Path) -> dict[str, Base]:
         }.items():
             painted = paint(datasets, 0)
             if kind in ("enhanced", "enhanced CT", "open"):
-                if name == "big endian":
+                if name in ("big endian", "JPEG 2000"):
                     continue
                 painted = [enhanced(painted)]
                 if kind == "open":

@@ -14,6 +14,7 @@ import os
 import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import IO, Any, Literal
 from pydicom import Dataset, config, dcmread, uid
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.filereader import read_file_meta_info
 
 from medp2p.files import files_below
 
@@ -37,6 +39,10 @@ MODALITY_OF_CLASS: dict[str, str] = {
 }
 """The SOP classes that are read (PS3.4 B.5), and what their voxels are."""
 
+MAX_INFLATED_BYTES = 1 << 28
+MAX_INFLATED_RATIO = 50
+"""A deflated file may become this large, or this many times as large as it is."""
+
 MAX_FRAMES = 100_000
 """More frames than this in one file are taken for a damaged header."""
 
@@ -44,6 +50,7 @@ _FILES_TRIED = 20
 _LOOK_AHEAD_BYTES = 1 << 16
 _HEAD_BYTES = 1 << 17
 _MAGIC_OFFSET = 128
+_META_OFFSET = 144
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
 _BINARY_NUMBERS = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "I", "SL": "i"}
@@ -365,13 +372,33 @@ def _read_frames(path: Path) -> list[Frame] | str:
     for the others.
     """
     with path.open("rb", buffering=0) as start:
-        head = _Head(start.read(_HEAD_BYTES))
+        first_bytes = start.read(_HEAD_BYTES)
+    _refuse_bomb(path, first_bytes)
+    head = _Head(first_bytes)
     with suppress(Exception):
         frames = _parse_frames(path, head)
         if not head.exceeded:
             return frames
     with _BoundedReader(path) as file:
         return _parse_frames(path, file)
+
+
+def _refuse_bomb(path: Path, first_bytes: bytes) -> None:
+    """Refuse a deflated file (PS3.5 A.5) that would fill the memory: pydicom inflates it whole."""
+    if uid.DeflatedExplicitVRLittleEndian.encode() not in first_bytes:
+        return
+    limit = max(MAX_INFLATED_BYTES, MAX_INFLATED_RATIO * path.stat().st_size)
+    meta_bytes = read_file_meta_info(path).FileMetaInformationGroupLength
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = 0
+    with path.open("rb") as file, suppress(zlib.error):
+        file.seek(_META_OFFSET + meta_bytes)
+        while data := file.read(_LOOK_AHEAD_BYTES):
+            while data:
+                inflated += len(inflater.decompress(data, _LOOK_AHEAD_BYTES))
+                data = inflater.unconsumed_tail
+            if inflated > limit:
+                raise DamagedHeaderError(f"inflates to more than {limit / 1e6:.0f} MB")
 
 
 def _parse_frames(path: Path, file: IO[bytes]) -> list[Frame] | str:
@@ -414,7 +441,7 @@ def _image_file(path: Path, header: _Header, file: IO[bytes]) -> ImageFile:
     if representation not in (0, 1):
         raise DamagedHeaderError(f"PixelRepresentation is {representation}, expected 0 or 1")
     transfer_syntax = _transfer_syntax(header.dataset)
-    offset, length = _native_pixels(header.dataset, transfer_syntax, file)
+    offset, length = _native_pixels(header, transfer_syntax, file)
     frames = header.integer("NumberOfFrames") or 1
     if not 1 <= frames <= MAX_FRAMES:
         raise DamagedHeaderError(f"NumberOfFrames is {frames}")
@@ -460,7 +487,7 @@ def _transfer_syntax(dataset: Dataset) -> str:
 
 
 def _native_pixels(
-    dataset: Dataset, transfer_syntax: str, file: IO[bytes]
+    header: _Header, transfer_syntax: str, file: IO[bytes]
 ) -> tuple[int | None, int]:
     """Where native pixels begin and how many bytes they have; (None, 0) for others.
 
@@ -469,7 +496,7 @@ def _native_pixels(
     native = {uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian}
     if transfer_syntax not in native:
         return None, 0
-    implicit, little = dataset.original_encoding
+    implicit, little = header.dataset.original_encoding
     order: Literal["little", "big"] = "little" if little else "big"
     element = file.read(8)
     tag = int.from_bytes(element[:2], order) << 16 | int.from_bytes(element[2:4], order)
@@ -478,6 +505,8 @@ def _native_pixels(
     if not implicit:
         if element[4:6] not in _LONG_VRS:
             raise DamagedHeaderError("its pixels are of no known kind")
+        if element[4:6] == b"OW" and not little and header.unsigned("BitsAllocated") == 8:
+            raise DamagedHeaderError("8-bit pixels in big-endian words, whose order is not certain")
         element = element[:4] + file.read(4)
     length = int.from_bytes(element[4:8], order)
     if length == _UNDEFINED_LENGTH:

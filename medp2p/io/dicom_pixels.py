@@ -25,6 +25,7 @@ from medp2p.io.voxels import cut_short, scale
 
 _THREADS = 4
 _HU_TYPES = ("", "HU", "US")
+_PIXEL_DATA = (0x7FE0, 0x0010)
 
 _logger = logging.getLogger(__name__)
 
@@ -90,14 +91,18 @@ def _check_layout(file: ImageFile) -> None:
             f"{file.path}: {file.columns} × {file.rows} pixels of {file.bits_stored} bits (highest "
             f"{file.high_bit}) in {file.bits_allocated}, which is no valid image; get it again"
         )
-    expected = file.frames * _frame_bytes(file)
     if file.pixel_offset is None:
         return
     if file.path.stat().st_size < file.pixel_offset + file.pixel_bytes:
         raise cut_short(file.path)
-    if not expected <= file.pixel_bytes <= expected + expected % 2:
+    _check_length(file, file.pixel_bytes)
+
+
+def _check_length(file: ImageFile, found: int) -> None:
+    expected = file.frames * _frame_bytes(file)
+    if not expected <= found <= expected + expected % 2:
         raise ImageReadError(
-            f"{file.path}: {file.pixel_bytes} bytes of pixels, expected {expected} by the header; "
+            f"{file.path}: {found} bytes of pixels, expected {expected} by the header; "
             "it is damaged, get it again"
         )
 
@@ -163,17 +168,34 @@ def _read_native(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]
                 raise cut_short(file.path)
             if not direct:
                 pixels[...] = buffer
+        opened.seek((file.pixel_offset or 0) + file.pixel_bytes)
+        _refuse_second_pixels(file, opened.read(4))
+
+
+def _refuse_second_pixels(file: ImageFile, following: bytes) -> None:
+    """Refuse what follows the pixels and is no later element (PS3.5 7.1)."""
+    if len(following) < 4:
+        return
+    order = ">" if file.transfer_syntax == uid.ExplicitVRBigEndian else "<"
+    group, element = np.frombuffer(following, f"{order}u2")
+    if (int(group), int(element)) <= _PIXEL_DATA:
+        raise ImageReadError(
+            f"{file.path}: holds pixels twice, or something else where its pixels end; it is "
+            "damaged, get it again"
+        )
 
 
 def _decode(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> None:
     try:
         dataset = dcmread(file.path, force=True)
+        if file.transfer_syntax == uid.DeflatedExplicitVRLittleEndian:
+            _check_length(file, len(dataset.PixelData))
         decoded = iter_pixels(dataset, indices=indices, raw=True)
         for pixels, frame in zip(slices, decoded, strict=True):
             if frame.shape != pixels.shape:
                 raise ValueError("the compressed image has another size")
             pixels[...] = frame
-    except MemoryError:
+    except (MemoryError, ImageReadError):
         raise
     except Exception as error:  # each codec raises what it likes
         raise ImageReadError(

@@ -31,10 +31,9 @@ SAME_POSITION_MM = 0.01
 UNIT_VECTOR_TOLERANCE = 0.01
 """Direction cosines of a length or an angle further off than this are no directions."""
 
-_NUMBERS_OF_VOLUMES: tuple[tuple[str, Callable[[Frame], float | None]], ...] = (
-    ("temporal position", lambda frame: frame.temporal_position),
-    ("acquisition number", lambda frame: frame.acquisition_number),
-    ("trigger time", lambda frame: frame.trigger_time),
+_NUMBERS_OF_VOLUMES: tuple[Callable[[Frame], float | None], ...] = (
+    lambda frame: frame.acquisition_number,
+    lambda frame: frame.trigger_time,
 )
 
 _logger = logging.getLogger(__name__)
@@ -218,11 +217,13 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
         raise ImageReadError(
             f"{damaged}: {reason}{more}; get it again, or move it elsewhere if it does not matter"
         )
-    if scan.skipped and scan.frames:
+    left_out = [reason for _, reason in scan.skipped]
+    left_out += [frame.file.kind for frame in scan.frames if not frame.file.modality]
+    if left_out and len(left_out) < len(scan.frames) + len(scan.skipped):
         _logger.warning(
-            "%s: files left out: %s; if they were slices, the series is not whole",
+            "%s: left out: %s; if these were slices, the series is not whole",
             path,
-            _counted(reason for _, reason in scan.skipped),
+            _counted(left_out),
         )
     series = _chosen_series(path, scan, group_series(scan.frames, options), options)
     return _chosen_group(path, series, options)
@@ -469,31 +470,39 @@ def _one_volume(
     path: Path, frames: list[Frame], normal: NDArray[np.float64], volume_index: int | None
 ) -> list[Frame]:
     """Take one volume from slices that are sorted along the normal."""
+    by_time: dict[float, list[Frame]] = {}
+    for frame in frames:
+        by_time.setdefault(frame.temporal_position or 0.0, []).append(frame)
+    if len(by_time) > 1:
+        times = sorted(by_time)
+        frames = by_time[times[_chosen_volume(path, len(times), volume_index)]]
+        volume_index = None
     places = _places(frames, normal)
-    times = {len(place) for place in places}
-    if times == {1}:
-        if volume_index not in (None, 0):
-            raise ImageReadError(f"{path}: holds one volume, number 0; there is no {volume_index}")
-        return frames
-    count = max(times)
-    if len(times) > 1:
-        height = next(i for i, place in enumerate(places) if len(place) == count)
-        several = places[height]
+    count = max(len(place) for place in places)
+    uneven = next((place for place in places if len(place) != count), None)
+    if uneven:
+        several = next(place for place in places if len(place) == count)
         raise ImageReadError(
             f"{several[1].file.path}: lies where {several[0].file.path} lies, with other pixels, "
             "and not every position has as many images; keep one image for each position"
         )
-    if volume_index is None:
-        raise ImageReadError(
-            f"{path}: {count} different images at each of {len(places)} positions (a time series "
-            f"or several contrasts), expected one volume; choose with --volume K, 0 to {count - 1}"
-        )
-    if not 0 <= volume_index < count:
-        raise ImageReadError(
-            f"{path}: has no volume {volume_index}; they are numbered 0 to {count - 1}"
-        )
+    if count == 1:
+        _chosen_volume(path, 1, volume_index)
+        return frames
+    index = _chosen_volume(path, count, volume_index)
     number = _number_of_volumes(path, places, count)
-    return [sorted(place, key=number)[volume_index] for place in places]
+    return [sorted(place, key=number)[index] for place in places]
+
+
+def _chosen_volume(path: Path, count: int, index: int | None) -> int:
+    if index is None and count > 1:
+        raise ImageReadError(
+            f"{path}: {count} volumes (a time series, or several contrasts) in one series, "
+            f"expected one; choose with --volume K, 0 to {count - 1}"
+        )
+    if index is not None and not 0 <= index < count:
+        raise ImageReadError(f"{path}: has no volume {index}; they are numbered 0 to {count - 1}")
+    return index or 0
 
 
 def _places(frames: list[Frame], normal: NDArray[np.float64]) -> list[list[Frame]]:
@@ -513,8 +522,8 @@ def _places(frames: list[Frame], normal: NDArray[np.float64]) -> list[list[Frame
 def _number_of_volumes(
     path: Path, places: list[list[Frame]], count: int
 ) -> Callable[[Frame], float]:
-    """Find what numbers the volumes: a temporal position, or else the order of the instances."""
-    for _, number in _NUMBERS_OF_VOLUMES:
+    """Find what numbers volumes without temporal positions, or else the order of the instances."""
+    for number in _NUMBERS_OF_VOLUMES:
         sets = {tuple(sorted(_known(map(number, place)))) for place in places}
         if len(sets) == 1 and len(set(next(iter(sets)))) == count:
             return lambda frame, number=number: number(frame) or 0.0  # type: ignore[misc]

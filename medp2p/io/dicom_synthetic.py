@@ -343,7 +343,7 @@ def _add_equipment(item: Dataset, options: DicomOutput) -> None:
     item.Manufacturer = "medp2p"
     item.ManufacturerModelName = "medp2p"
     own_version = f"medp2p {version('medp2p')}"
-    item.SoftwareVersions = [options.model_hash, version] if options.model_hash else version
+    item.SoftwareVersions = [options.model_hash, own_version] if options.model_hash else own_version
 
 
 def _contributors(options: DicomOutput, source: DicomSource | None) -> list[Dataset]:
