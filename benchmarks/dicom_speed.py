@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from monai.transforms import LoadImage
+from monai.transforms import LoadImage, Orientation
 from numpy.typing import NDArray
 from original_pix2pix import Original, copy_generator, structured_pairs
 from pydicom import Dataset, FileDataset, dcmread
@@ -434,17 +434,17 @@ class Sides:
     def theirs(self, source: Path, target: Path) -> None:
         """MONAI reads, the original translates slice by slice, pydicom copies and saves.
 
-        Slices already have the network's size, so nothing has to be resized. Rows and columns
-        are turned as in training.
+        Slices already have the network's size, so nothing has to be resized. MONAI turns them
+        as in training.
         """
-        image = LoadImage(reader="PydicomReader")(source)
-        slices = image.as_tensor().permute(2, 1, 0).flip(1, 2)
+        image = LoadImage(reader="PydicomReader", ensure_channel_first=True)(source)
+        slices = Orientation(axcodes="RAS")(image).as_tensor()[0].permute(2, 1, 0)
         low, high = self.value_range
         unit = ((slices - low) * (2 / (high - low)) - 1).clip(*MR_UNIT_LIMITS)
         with torch.no_grad():
             predictions = [self.network(one[None, None])[0, 0] for one in unit]
-        hu = torch.stack(predictions).flip(1, 2) + 1
-        hu = hu * ((HU_RANGE[1] - HU_RANGE[0]) / 2) + HU_RANGE[0]
+        in_dicom_order = torch.stack(predictions).flip(1, 2)
+        hu = (in_dicom_order + 1) * ((HU_RANGE[1] - HU_RANGE[0]) / 2) + HU_RANGE[0]
         save_copies(source, target, hu.round().to(torch.int16))
 
 

@@ -378,6 +378,14 @@ def _item(groups: dict[str, Dataset]) -> Dataset:
     return made
 
 
+def jpeg_2000(ds: Dataset, *, boxed: bool = False) -> bytes:
+    """The pixels of one slice, lossless; in the boxes of a JP2 file, which DICOM does not allow."""
+    buffer = io.BytesIO()
+    image = PIL.Image.fromarray(pixels(ds))
+    image.save(buffer, "JPEG2000", irreversible=False, no_jp2=not boxed)
+    return buffer.getvalue()
+
+
 def save(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> None:
     """Write one file as PS3.10 has it, in a transfer syntax that this script can encode."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -388,9 +396,7 @@ def save(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> None:
     if syntax == RLELossless:
         ds.compress(RLELossless, generate_instance_uid=False)
     elif syntax == JPEG2000Lossless:
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(pixels(ds)).save(buffer, "JPEG2000", irreversible=False)
-        ds.add_new("PixelData", "OB", encapsulate([buffer.getvalue()]))
+        ds.add_new("PixelData", "OB", encapsulate([jpeg_2000(ds)]))
     elif syntax == ExplicitVRBigEndian:
         ds.PixelData = pixels(ds).byteswap().tobytes()
     ds.file_meta.TransferSyntaxUID = syntax
@@ -1736,6 +1742,7 @@ def syntax_cases() -> Iterator[Case]:
         if syntax != ExplicitVRBigEndian:
             yield Case(f"{name}, enhanced", make, Right())
     yield Case("JPEG 2000", _series(syntax=JPEG2000Lossless), readable(JPEG2000Lossless))
+    yield Case("JPEG 2000 in boxes", boxed_jpeg_2000, RightOrRefused())
     signed = RightOrRefused(CT)  # the code stream says unsigned, PixelRepresentation signed
     yield Case("JPEG 2000 of signed pixels", _series(scan=CT, syntax=JPEG2000Lossless), signed)
     for name, program, options, syntax in (
@@ -1781,6 +1788,13 @@ def syntax_cases() -> Iterator[Case]:
         Right(),
     )
     yield Case("no transfer syntax", _after(_series(), _forget_syntaxes), RightOrRefused())
+
+
+def boxed_jpeg_2000(folder: Path, axis: int) -> None:
+    for n, ds in enumerate(paint(slices(), axis)):
+        ds.add_new("PixelData", "OB", encapsulate([jpeg_2000(ds, boxed=True)]))
+        ds["PixelData"].is_undefined_length = True
+        save_as_said(ds, folder / f"{n}.dcm", JPEG2000Lossless, implicit=False)
 
 
 def _compress(folder: Path, command: Sequence[str]) -> None:

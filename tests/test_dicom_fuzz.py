@@ -633,6 +633,28 @@ def test_damaged_files_are_refused_or_read_as_they_say(tmp_path: Path, first: in
     assert grown < RESIDENT_BYTES
 
 
+def test_a_box_of_no_length_does_not_hang(tmp_path: Path) -> None:
+    """JPEG 2000 in JP2 boxes, of which one says that it has no bytes."""
+    phantoms.boxed_jpeg_2000(tmp_path, 0)
+    for path in tmp_path.iterdir():
+        content = bytearray(path.read_bytes())
+        at = content.index(b"jp2h")
+        content[at - 4 : at] = bytes(4)
+        path.write_bytes(content)
+    code = (
+        "import sys\nfrom medp2p.errors import ImageReadError\nfrom medp2p.io import read_volume\n"
+        "try:\n    read_volume(sys.argv[1])\nexcept ImageReadError:\n    print('refused')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "refused"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="bounds memory with resource")
 def test_a_small_file_does_not_fill_the_memory(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def _place_slices(volume: Volume) -> _Slices:
     directions = _shortened(left @ right, 10)  # the nearest perpendicular pair
     middle = (np.array(array.shape[:2]) - 1) / 2
     centres = affine[:3, 3] + affine[:3, :2] @ middle + np.outer(_count(array), affine[:3, 2])
-    between_slices = affine[:3, 2] @ np.cross(*directions.T)
+    between_slices = np.round(affine[:3, 2] @ np.cross(*directions.T), 6)
     slices = _Slices(
         array,
         row=directions[:, 0],
@@ -253,6 +253,8 @@ def _stored_values(name: str, array: NDArray[Any], modality: str) -> NDArray[np.
     if not np.isfinite(array).all():
         raise OutputError(f"{name}: voxels hold NaN or infinity; nothing was written")
     limits = np.iinfo(np.int16 if modality == "CT" else np.uint16)
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)  # 65535 is beyond its range
     whole = np.rint(array) if array.dtype.kind == "f" else array
     if modality == "MR":
         _check_mr_values(name, array, whole)
