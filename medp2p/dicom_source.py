@@ -33,7 +33,12 @@ class DicomSource:
     Attributes:
         header: The header of the series' first slice as it was read, without pixels.
         images: Every slice of the volume.
+        patient: Hash of the patient's id and name, to tell patients apart.
+        frame_of_reference: FrameOfReferenceUID, empty if not stated; positions of two series can
+            be compared where it is the same.
     """
 
     header: Dataset
     images: tuple[SourceImage, ...]
+    patient: str = ""
+    frame_of_reference: str = ""

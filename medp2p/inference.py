@@ -11,6 +11,7 @@ Neither MONAI nor Lightning is imported here.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,7 +25,7 @@ from medp2p.checkpoint import Model
 from medp2p.config import ImageSettings, PreprocessingSettings, SliceSettings
 from medp2p.dataset import PLANE_AXIS, stack_indices
 from medp2p.devices import Precision, choose_device, resolve_precision
-from medp2p.errors import MedP2PError
+from medp2p.errors import ImageReadError, MedP2PError
 from medp2p.networks.inference import prepare_for_inference
 from medp2p.preprocessing import (
     body_mask,
@@ -39,6 +40,8 @@ from medp2p.preprocessing import (
     resample,
 )
 from medp2p.volume import Grid, Volume
+
+_logger = logging.getLogger(__name__)
 
 TILE_OVERLAP = 0.25
 """Neighbouring tiles of a slice larger than the network's overlap by at least this share."""
@@ -291,6 +294,23 @@ def _check_sources(
         )
     for volume in volumes:
         check_modality(volume, settings, "source")
+        _check_same_patient(volumes[0], volume)
+
+
+def _check_same_patient(first: Volume, other: Volume) -> None:
+    """Refuse contrasts of two patients; warn where nothing says that their positions agree."""
+    if not (first.dicom and other.dicom):
+        return
+    if first.dicom.patient != other.dicom.patient:
+        raise ImageReadError(
+            f"{first.name} and {other.name} are of two patients; give one patient's scans"
+        )
+    if first.dicom.frame_of_reference != other.dicom.frame_of_reference:
+        _logger.warning(
+            "%s and %s have different frames of reference, so their positions may not agree",
+            first.name,
+            other.name,
+        )
 
 
 def _body(reference: Volume, mask: Mask, settings: ImageSettings) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ import torch
 
 from medp2p.checkpoint import Model, ModelCard
 from medp2p.config import Config, ImageSettings, PreprocessingSettings, SliceSettings
+from medp2p.errors import ImageReadError
 from medp2p.inference import Translator
 from medp2p.io import read_volume, write_dicom_series
 from medp2p.volume import axial_grid
@@ -114,3 +115,27 @@ def test_reslicing_an_oblique_scan_keeps_places(tmp_path: Path) -> None:
         assert np.abs(result.array - lps[..., axis])[inside].max() < 0.05
         outside = ((back < -1) | (back > np.array(source.shape))).any(axis=-1)
         assert (result.array[outside] == result.array.min()).all()
+
+
+def test_contrasts_of_two_patients_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = replace(phantoms.AXIAL, shape=SHAPE)
+    one = identity_model()
+    card = replace(one.model.card, source_names=("t1", "t2"))
+    model = replace(one, model=replace(one.model, card=card), predict_slices=lambda x: x[:, :1])
+    volumes = {}
+    for name, changes in {
+        "same": {},
+        "other patient": {"PatientID": "another"},
+        "other frame": {"FrameOfReferenceUID": phantoms.uid("another frame")},
+    }.items():
+        datasets = phantoms.setting(**changes)(phantoms.slices(scan))
+        phantoms.write(tmp_path / name, datasets, 2)
+        volumes[name] = read_volume(tmp_path / name)
+    model([volumes["same"], volumes["same"]], "none")
+    assert not caplog.records
+    with pytest.raises(ImageReadError, match="two patients"):
+        model([volumes["same"], volumes["other patient"]], "none")
+    model([volumes["same"], volumes["other frame"]], "none")
+    assert "frames of reference" in caplog.text

@@ -65,7 +65,7 @@ def read_dicom(
         modality=modality,
         units="HU" if modality == "CT" else None,
         path=path,
-        dicom=DicomSource(_source_header(stack), tuple(map(_source_image, stack.frames))),
+        dicom=_source(stack),
     )
     return _even_volume(volume, stack) if problems else volume
 
@@ -96,6 +96,12 @@ def stack_affine(stack: Stack) -> NDArray[np.float64]:
 def _find_stack(path: Path, volume_index: int | None, options: DicomOptions) -> Stack:
     group = choose_group(path, scan_dicom(path), options)
     return choose_stack(path, group, volume_index)
+
+
+def _source(stack: Stack) -> DicomSource:
+    file = stack.frames[0].file
+    images = tuple(map(_source_image, stack.frames))
+    return DicomSource(_source_header(stack), images, file.patient, file.frame_of_reference)
 
 
 def _source_header(stack: Stack) -> Dataset:
