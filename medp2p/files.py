@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medp2p.errors import OutputError
+from medp2p.errors import ImageReadError, OutputError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another disk",
@@ -116,14 +117,33 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield every file at any depth; links are followed once, hidden files and folders left out."""
+    """Yield every file at any depth.
+
+    Links are followed once. Hidden files and folders, pipes, sockets and devices are left out.
+
+    Raises:
+        ImageReadError: If a folder cannot be listed: what is in it would be missed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ImageReadError(f"{error.filename}: cannot be listed: {error.strerror}") from error
+
     visited = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = Path(place).resolve()
         folders[:] = [] if real in visited else [f for f in folders if not f.startswith(".")]
         if real not in visited:
-            yield from (Path(place) / file for file in files if not file.startswith("."))
+            visible = (Path(place) / file for file in files if not file.startswith("."))
+            yield from (path for path in visible if not _is_device(path))
         visited.add(real)
+
+
+def _is_device(path: Path) -> bool:
+    """Whether reading could wait for ever: a pipe, a socket, a device."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def flush_to_disk(path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from medp2p.errors import OutputError
-from medp2p.files import atomic_file, atomic_folder, write_text
+from medp2p.files import atomic_file, atomic_folder, files_below, write_text
 from medp2p.io import WRITE_SUFFIXES, read_volume, write_volume
 from medp2p.volume import Volume
 
@@ -236,3 +236,10 @@ def test_image_on_a_read_only_file_system(small_disk: Path, suffix: str) -> None
         with pytest.raises(OutputError, match="read-only"):
             write_volume(small, small_disk / name, overwrite=True)
     assert contents(small_disk) == before
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    assert sorted(path.name for path in files_below(tmp_path)) == ["file", "gone"]

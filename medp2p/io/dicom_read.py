@@ -17,7 +17,7 @@ from pydicom import Dataset
 from medp2p.dicom_source import DicomSource, SourceImage
 from medp2p.errors import GeometryError, ImageReadError
 from medp2p.io.dicom_files import Frame, read_header, scan_dicom
-from medp2p.io.dicom_pixels import read_pixels
+from medp2p.io.dicom_pixels import check_pixels, read_pixels
 from medp2p.io.dicom_series import (
     DicomOptions,
     Stack,
@@ -77,6 +77,7 @@ def read_dicom_grid(path: Path, options: DicomOptions | None = None) -> Grid:
     problems = irregularities(stack, options)
     if problems:
         raise GeometryError(f"{path}: {problems[0]}")
+    check_pixels(stack.frames)
     file = stack.frames[0].file
     return Grid((file.columns, file.rows, len(stack.frames)), stack_affine(stack))
 

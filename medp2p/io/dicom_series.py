@@ -409,8 +409,9 @@ def _counted(words: Iterable[str]) -> str:
 
 
 def _chosen_group(path: Path, series: Series, options: DicomOptions) -> Group:
-    groups = [group for group in series.groups if not group.is_localizer]
-    scouts = sum(len(group.frames) for group in series.groups if group.is_localizer)
+    images = [group for group in series.groups if group.first.file.modality]
+    groups = [group for group in images if not group.is_localizer]
+    scouts = sum(len(group.frames) for group in images if group.is_localizer)
     if not groups:
         raise ImageReadError(f"{path}: only localizers (scout images); expected a CT or MR volume")
     if scouts:

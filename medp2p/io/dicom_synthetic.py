@@ -82,6 +82,7 @@ _UNPAIRED = """
 _WITHOUT_SIDE = frozenset(_UNPAIRED.split())
 """Body parts, by their terms in PS3.16 annex L, that no Laterality goes with."""
 
+_CHINESE_ESCAPE = "\x1b$)A"  # ISO 2022 IR 58 (PS3.3 C.12.1.1.2)
 _TEXT_VRS = ("LO", "SH", "PN")
 _LONGEST_VALUE = 1024
 _NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
@@ -196,7 +197,7 @@ def kept_from_source(header: Dataset) -> Dataset:
         if stated(header, keyword):
             _put_raw(kept, keyword, _raw_bytes(header, keyword))
     charset = _raw_bytes(header, "SpecificCharacterSet")
-    if _is_charset(charset) or not all(_is_ascii(e) for e in kept.elements()):
+    if _is_charset(charset) or not all(_is_ascii(element) for element in kept.elements()):
         _put_raw(kept, "SpecificCharacterSet", charset)
     if "DeidentificationMethodCodeSequence" in header:
         with quiet_pydicom:
@@ -303,10 +304,11 @@ def widen_character_set(image: Dataset) -> None:
     Raises:
         OutputError: If texts of the source are not in the character set that it states.
     """
-    terms = stated(image, "SpecificCharacterSet").split("\\")
+    terms = _terms(_raw_bytes(image, "SpecificCharacterSet"))
     if terms == ["ISO_IR 192"]:
         return
-    encodings = ["ascii"] if terms == [""] else [python_encoding.get(t, "") for t in terms]
+    encodings = [python_encoding.get(term, "") for term in terms]
+    encodings = ["ascii" if name == "iso8859" else name for name in encodings]
     for element in [*image.elements()]:
         if isinstance(element, RawDataElement) and element.VR in _TEXT_VRS:
             text = _decoded(element.value or b"", encodings)
@@ -316,8 +318,8 @@ def widen_character_set(image: Dataset) -> None:
 
 def encoded(image: Dataset) -> dict[BaseTag, bytes]:
     """Encode each element of a data set by itself, explicit VR little endian, by rising tag."""
-    terms = stated(image, "SpecificCharacterSet")
-    encodings = [python_encoding.get(term, "iso8859") for term in terms.split("\\")]
+    terms = _terms(_raw_bytes(image, "SpecificCharacterSet"))
+    encodings = [python_encoding.get(term, "iso8859") for term in terms]
     return {tag: _encoded_element(image.get_item(tag), encodings) for tag in sorted(image.keys())}
 
 
@@ -435,8 +437,6 @@ def _valid_bytes(header: Dataset, keyword: str) -> bytes:
 def _is_valid(keyword: str, text: str) -> bool:
     if len(text) > _LONGEST_VALUE:
         return False
-    if keyword == "SpecificCharacterSet":
-        return _is_charset(text.encode())
     if keyword in ("PatientSize", "PatientWeight") and not text.strip(" +.0Ee"):
         return False  # 0 stands for unknown
     if keyword in _ALLOWED:
@@ -462,9 +462,15 @@ def _raw_bytes(header: Dataset, keyword: str) -> bytes:
         return _encoded_element(element, encodings)[8:]
 
 
+def _terms(charset: bytes) -> list[str]:
+    """The terms of a SpecificCharacterSet; ``[""]`` if there is none."""
+    return [term.strip() for term in charset.strip(b" \0").decode("latin-1").split("\\")]
+
+
 def _is_charset(value: bytes) -> bool:
-    terms = value.strip(b" \0").decode("latin-1").split("\\")
-    return terms != [""] and all(term in python_encoding for term in terms)
+    """Whether all terms are known; ``ISO_IR 6`` is the default, which is not stated."""
+    terms = _terms(value)
+    return terms not in ([""], ["ISO_IR 6"]) and all(term in python_encoding for term in terms)
 
 
 def _is_ascii(element: DataElement | RawDataElement) -> bool:
@@ -495,7 +501,8 @@ def _raw_element(tag: BaseTag, vr: str, value: bytes) -> RawDataElement:
 def _decoded(value: bytes, encodings: list[str]) -> str:
     with quiet_pydicom:
         text = "\ufffd" if "" in encodings else decode_bytes(value, encodings, set(b"\\^=\r\n\t\f"))
-    if "\ufffd" in text:
+    text = text.replace(_CHINESE_ESCAPE, "")  # pydicom 3.0 leaves it in
+    if "\ufffd" in text or "\x1b" in text:
         raise OutputError(
             "the source has texts that are not in the character set it states, so they cannot be "
             "brought into one set with your label; keep to unaccented letters (ASCII) in labels"

@@ -461,7 +461,8 @@ def _seeded_hash(
         options.model_hash,
         modality,
         slices.array.shape,
-        [_decimals(v) for v in (slices.row, slices.column, slices.positions_mm[0])],
+        [_decimals(v) for v in (slices.row, slices.column, slices.spacing_mm)],
+        [_decimals(v) for v in slices.positions_mm],
         stated(source.header, "SeriesInstanceUID") if source else "",
         [(image.sop_instance_uid, image.frame) for image in images],
     ):
