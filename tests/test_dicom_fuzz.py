@@ -538,22 +538,24 @@ def outcome(path: Path) -> str:
     """What came of reading a case: ``refused``, ``right``, ``unjudged`` or a complaint."""
     records = _Records()
     logging.getLogger().addHandler(records)
+    volume, error = None, None
     try:
         volume = read_volume(path)
-    except MedP2PError as error:
-        text = str(error)
-        records.texts.append(text)
-        result = "refused" if "\n" not in text and str(path) in text else f"message: {text!r}"
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"[:300]
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = judge(volume, path, records.warned)
+    except MedP2PError as refusal:
+        error = str(refusal)
+        records.texts.append(error)
+    except BaseException as other:
+        return f"{type(other).__name__}: {other}"[:300]
     finally:
         logging.getLogger().removeHandler(records)
     told = [text for text in records.texts if any(secret in text.lower() for secret in SECRETS)]
-    return f"tells of the patient: {told[0]}"[:500] if told else result
+    if told:
+        return f"tells of the patient: {told[0]}"[:500]
+    if volume is None:
+        return "refused" if error and "\n" not in error and str(path) in error else f"says {error}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return judge(volume, path, records.warned)
 
 
 def work(folder: Path, first: int, count: int) -> None:

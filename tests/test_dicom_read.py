@@ -19,6 +19,7 @@ import pytest
 import SimpleITK as sitk
 from dicom_phantoms import (
     AXIAL,
+    CHARACTER_SETS,
     CT,
     MARK,
     PATIENT,
@@ -27,6 +28,7 @@ from dicom_phantoms import (
     Slices,
     enhanced,
     falling,
+    named,
     numbers,
     paint,
     repeated,
@@ -184,6 +186,35 @@ def test_the_source_keeps_the_header_and_no_pixels(tmp_path: Path, multi_frame: 
     assert source.header.PatientName == PATIENT["PatientName"]
     assert source.header.FrameOfReferenceUID == uid("frame of reference")
     assert source.header.StudyInstanceUID == uid("study")
+
+
+@pytest.mark.parametrize("multi_frame", [False, True])
+def test_the_source_lists_the_chosen_volume_alone(tmp_path: Path, multi_frame: bool) -> None:
+    datasets = repeated(3, TemporalPositionIdentifier=lambda t, _: t + 1)(slices())
+    write(tmp_path, shuffled(datasets), 0, multi_frame=multi_frame)
+    frames = [None] if not multi_frame else [n + 1 for n in range(36)]
+    for t in range(3):
+        source = read_volume(tmp_path, volume_index=t).dicom
+        assert source is not None
+        assert len(source.images) == 12
+        assert all(image.frame in frames for image in source.images)
+        if not multi_frame:
+            expected = [uid("repetition", t, k) for k in range(12)]
+            assert [image.sop_instance_uid for image in source.images] == expected
+
+
+@pytest.mark.parametrize(("terms", "name"), list(CHARACTER_SETS.items()))
+def test_the_source_keeps_a_name_of_any_character_set(
+    tmp_path: Path, terms: str, name: str | bytes
+) -> None:
+    write(tmp_path, named(terms, name)(slices()[:2]), 0)
+    source = read_volume(tmp_path).dicom
+    assert source is not None
+    kept = source.header.PatientName
+    if isinstance(name, bytes):
+        assert kept.original_string == name
+    else:
+        assert str(kept).rstrip("=") == name.rstrip("=")
 
 
 def test_nothing_of_the_patient_is_printed_with_a_volume(tmp_path: Path) -> None:
