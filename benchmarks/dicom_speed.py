@@ -122,10 +122,10 @@ class Turns:
     def __init__(self, folder: Path, repetitions: int) -> None:
         self.place, self.repetitions = folder / "turn", repetitions
 
-    def seconds(self, functions: dict[str, Turn], repetitions: int = 0) -> dict[str, list[float]]:
+    def seconds(self, functions: dict[str, Turn]) -> dict[str, list[float]]:
         """Seconds of every turn of each function, but for the first."""
         taken: dict[str, list[float]] = {name: [] for name in functions}
-        for _ in range((repetitions or self.repetitions) + 1):
+        for _ in range(self.repetitions + 1):
             for name, function in functions.items():
                 taken[name].append(self._time(function))
         return {name: times[1:] for name, times in taken.items()}
@@ -438,7 +438,8 @@ class Sides:
         as in training.
         """
         image = LoadImage(reader="PydicomReader", ensure_channel_first=True)(source)
-        slices = Orientation(axcodes="RAS")(image).as_tensor()[0].permute(2, 1, 0)
+        turned: Any = Orientation(axcodes="RAS")(image)
+        slices = turned.as_tensor()[0].permute(2, 1, 0)
         low, high = self.value_range
         unit = ((slices - low) * (2 / (high - low)) - 1).clip(*MR_UNIT_LIMITS)
         with torch.no_grad():
@@ -466,7 +467,7 @@ def save_copies(source: Path, target: Path, hu: Tensor) -> None:
 
 
 def measure_translation(series: SeriesOnDisk, sides: Sides, turns: Turns) -> list[dict[str, Any]]:
-    """Seconds from folder to folder, the stages of ours, and how much the results differ."""
+    """Seconds from folder to folder, and how much the results differ."""
     difference = mean_difference_hu(series, sides, turns.place.with_name("results"))
     baseline = "MONAI + original, batch 1, float32 + pydicom"
     precision = "bf16" if bf16_is_fast(CPU) else "fp32"

@@ -6,9 +6,9 @@ Native pixels are read straight into the volume; compressed ones are decoded by 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import dcmread, uid
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import iter_pixels
 
 from medp2p.errors import ImageReadError
+from medp2p.io.dicom_codecs import (
+    codec_is_available,
+    decode,
+    decode_apart,
+    needs_own_process,
+)
 from medp2p.io.dicom_files import Frame, ImageFile, quiet_pydicom, uid_name
 from medp2p.io.voxels import cut_short, scale
 
@@ -136,23 +140,50 @@ def _stored_pixels(frames: Sequence[Frame]) -> NDArray[Any]:
     places = {id(frame): i for i, frame in enumerate(frames)}
     ordered = sorted(frames, key=lambda frame: (str(frame.file.path), frame.index))
     by_file = [list(members) for _, members in groupby(ordered, key=lambda f: f.file.path)]
+    wanted = [_Wanted(members, [stack[places[id(f)]] for f in members]) for members in by_file]
+    apart = [each for each in wanted if needs_own_process(each.file.transfer_syntax)]
+    here = [each for each in wanted if each not in apart]
     with quiet_pydicom, ThreadPoolExecutor(_THREADS) as threads:
-        read = partial(_read_file, stack=stack, places=places)
-        for _ in threads.map(read, by_file):
+        for _ in threads.map(_read_file, here):
             pass
+    if apart:
+        decoded = decode_apart([(each.file, each.indices) for each in apart])
+        for each, arrays in zip(apart, decoded, strict=True):
+            _fill(each, arrays)
     return stack
 
 
-def _read_file(frames: list[Frame], stack: NDArray[Any], places: dict[int, int]) -> None:
-    """Put the wanted frames of one file into their places."""
-    file = frames[0].file
-    slices = [stack[places[id(frame)]] for frame in frames]
-    if file.pixel_offset is None:
-        _decode(file, [frame.index for frame in frames], slices)
-    else:
-        _read_native(file, [frame.index for frame in frames], slices)
-    for pixels in slices:
-        _settle_unused_bits(file, pixels)
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Frames of one file, and the places in the volume that they go to."""
+
+    frames: list[Frame]
+    slices: list[NDArray[Any]]
+
+    @property
+    def file(self) -> ImageFile:
+        return self.frames[0].file
+
+    @property
+    def indices(self) -> list[int]:
+        return [frame.index for frame in self.frames]
+
+
+def _read_file(wanted: _Wanted) -> None:
+    if wanted.file.pixel_offset is None:
+        _decode(wanted)
+        return
+    _read_native(wanted.file, wanted.indices, wanted.slices)
+    for pixels in wanted.slices:
+        _settle_unused_bits(wanted.file, pixels)
+
+
+def _fill(wanted: _Wanted, decoded: Iterable[NDArray[Any]]) -> None:
+    for pixels, frame in zip(wanted.slices, decoded, strict=True):
+        if frame.shape != pixels.shape:
+            raise _cannot_be_decoded(wanted.file)
+        pixels[...] = frame
+        _settle_unused_bits(wanted.file, pixels)
 
 
 def _read_native(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> None:
@@ -185,38 +216,35 @@ def _refuse_second_pixels(file: ImageFile, following: bytes) -> None:
         )
 
 
-def _decode(file: ImageFile, indices: list[int], slices: list[NDArray[Any]]) -> None:
+def _decode(wanted: _Wanted) -> None:
+    file = wanted.file
     try:
         dataset = dcmread(file.path, force=True)
         if file.transfer_syntax == uid.DeflatedExplicitVRLittleEndian:
             _check_length(file, len(dataset.PixelData))
-        decoded = iter_pixels(dataset, indices=indices, raw=True)
-        for pixels, frame in zip(slices, decoded, strict=True):
-            if frame.shape != pixels.shape:
-                raise ValueError("the compressed image has another size")
-            pixels[...] = frame
+        _fill(wanted, decode(file, dataset, wanted.indices))
     except (MemoryError, ImageReadError):
         raise
     except Exception as error:  # each codec raises what it likes
-        raise ImageReadError(
-            f"{file.path}: its compressed pixels cannot be decoded ({type(error).__name__}); "
-            "it is damaged, get it again"
-        ) from error
+        raise _cannot_be_decoded(file) from error
+
+
+def _cannot_be_decoded(file: ImageFile) -> ImageReadError:
+    return ImageReadError(
+        f"{file.path}: its compressed pixels cannot be decoded; it is damaged, get it again"
+    )
 
 
 def _check_codec(file: ImageFile) -> None:
     name = uid_name(file.transfer_syntax)
-    if file.transfer_syntax == uid.DeflatedExplicitVRLittleEndian:
-        return
     try:
-        with quiet_pydicom:
-            decoder = get_decoder(uid.UID(file.transfer_syntax))
+        available = codec_is_available(file.transfer_syntax)
     except NotImplementedError:
         raise ImageReadError(
             f"{file.path}: pixels stored as {name}, which cannot be decoded; "
             "have it sent uncompressed"
         ) from None
-    if not decoder.is_available:
+    if not available:
         raise ImageReadError(
             f"{file.path}: pixels compressed as {name}, and no codec for that is installed; "
             "pip install 'medp2p[codecs]'"

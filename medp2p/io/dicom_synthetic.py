@@ -25,6 +25,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage
 from medp2p.dicom_source import DicomSource, SourceImage
 from medp2p.errors import ConfigError, OutputError
 from medp2p.io.dicom_files import quiet_pydicom
+from medp2p.io.dicom_uids import check_uid_root
 
 NOTICE = "SYNTHETIC - NOT FOR DIAGNOSTIC USE"
 
@@ -62,6 +63,9 @@ _OPTIONAL = (
 )
 """Taken from the source where it has them. What was ever compressed with a loss stays marked as
 such in all that is derived from it (PS3.3 C.7.6.1.1.5)."""
+
+SHARED_UIDS = ("StudyInstanceUID", "FrameOfReferenceUID")
+"""What puts a result beside its source."""
 
 _DUMMIES = {
     "PatientName": "SYNTHETIC^IMAGE",
@@ -101,6 +105,7 @@ _ALLOWED = {
     "LongitudinalTemporalInformationModified": ("UNMODIFIED", "MODIFIED", "REMOVED"),
     "LossyImageCompression": ("00", "01"),
 }
+_BODY_PART = r"[A-Z0-9_ ]{1,16}"
 _POSITION = r"[HF]F(S|P|DR|DL)|[LR]F[PS]|[AP]FD[RL]"
 
 _logger = logging.getLogger(__name__)
@@ -138,16 +143,25 @@ class DicomOutput:
     allow_burned_in: bool = False
 
 
-def check_output(options: DicomOutput, source: DicomSource | None) -> None:
+def check_output(
+    options: DicomOutput, source: DicomSource | None, name: str = "the DICOM source"
+) -> None:
     """Refuse options that cannot be written, or that contradict the source.
+
+    Args:
+        options: The user's labels.
+        source: What is to be translated.
+        name: What to call the source in messages.
 
     Raises:
         ConfigError: Naming the option.
         OutputError: If the source's pixels hold text, which translation may carry over.
     """
-    for name in ("series_description", "patient_id", "patient_name", "body_part"):
-        _check_text(name, getattr(options, name))
-    if options.body_part is not None and not re.fullmatch(r"[A-Z0-9_ ]{1,16}", options.body_part):
+    for option in ("series_description", "patient_id", "patient_name"):
+        _check_text(option, getattr(options, option))
+    if options.uid_root is not None:
+        check_uid_root(options.uid_root)
+    if options.body_part is not None and not re.fullmatch(_BODY_PART, options.body_part):
         raise ConfigError(
             "the body part is not of 1 to 16 capital letters, digits and underscores; "
             "name it like HEAD or PELVIS"
@@ -164,36 +178,36 @@ def check_output(options: DicomOutput, source: DicomSource | None) -> None:
             )
         return
     if options.patient_id is not None or options.patient_name is not None:
-        raise ConfigError(
-            "the DICOM source says who the patient is; leave out the patient's id and name"
-        )
+        raise ConfigError(f"{name}: says who the patient is; leave out the patient's id and name")
     if options.body_part is not None and _body_part(source.header):
-        raise ConfigError("the DICOM source states the body part; leave the option out")
+        raise ConfigError(f"{name}: states the body part; leave the option out")
     if stated(source.header, "BurnedInAnnotation") == "YES" and not options.allow_burned_in:
         raise OutputError(
-            "the DICOM source has text burned into its pixels (BurnedInAnnotation YES), which may "
-            "name the patient; take images without it"
+            f"{name}: has text burned into its pixels (BurnedInAnnotation YES), which may name "
+            "the patient; take images without it"
         )
 
 
-def kept_from_source(header: Dataset) -> Dataset:
+def kept_from_source(header: Dataset, name: str) -> Dataset:
     """Return what a derived image keeps of its source: patient, study, frame of reference.
 
     Texts are kept as they are, with the character set they were read with. Dates, numbers and
-    codes that the standard does not allow become empty.
+    codes that the standard does not allow become empty, with a warning.
 
     Args:
         header: The source's.
+        name: What to call the result in the warning.
 
     Returns:
         A data set whose elements are raw bytes, without UIDs that the source lacks.
     """
     kept = Dataset()
+    _warn_of_invalid(header, name)
     for keyword in (*_REQUIRED, *_OPTIONAL):
         value = _valid_bytes(header, keyword)
         if value or keyword in _REQUIRED:
             _put_raw(kept, keyword, value)
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):
+    for keyword in SHARED_UIDS:
         if stated(header, keyword):
             _put_raw(kept, keyword, _raw_bytes(header, keyword))
     charset = _raw_bytes(header, "SpecificCharacterSet")
@@ -317,10 +331,11 @@ def widen_character_set(image: Dataset) -> None:
 
 
 def encoded(image: Dataset) -> dict[BaseTag, bytes]:
-    """Encode each element of a data set by itself, explicit VR little endian, by rising tag."""
-    terms = _terms(_raw_bytes(image, "SpecificCharacterSet"))
-    encodings = [python_encoding.get(term, "iso8859") for term in terms]
-    return {tag: _encoded_element(image.get_item(tag), encodings) for tag in sorted(image.keys())}
+    """Encode each element of a data set by itself, explicit VR little endian, by rising tag.
+
+    What is no raw bytes is ASCII, unless `widen_character_set` made the data set UTF-8.
+    """
+    return {tag: _encoded_element(image.get_item(tag), ["utf8"]) for tag in sorted(image.keys())}
 
 
 def stated(header: Dataset, keyword: str) -> str:
@@ -392,8 +407,8 @@ def _by_instance(images: Iterable[SourceImage]) -> list[list[SourceImage]]:
 
 
 def _body_part(header: Dataset) -> str:
-    part = _raw_bytes(header, "BodyPartExamined").strip(b" \0").decode("latin-1").upper()
-    return part if re.fullmatch(r"[A-Z0-9_ ]{1,16}", part) else ""
+    part = stated(header, "BodyPartExamined")
+    return part if re.fullmatch(_BODY_PART, part) else ""
 
 
 def _add_body_part(image: Dataset, options: DicomOutput, source: DicomSource | None) -> None:
@@ -422,15 +437,28 @@ def _ascii_text(header: Dataset, keyword: str) -> str:
     return text if plain else ""
 
 
+def _warn_of_invalid(header: Dataset, name: str) -> None:
+    invalid = [
+        keyword
+        for keyword in (*_REQUIRED, *_OPTIONAL, *SHARED_UIDS)
+        if _raw_bytes(header, keyword).strip(b" \0") and not _valid_bytes(header, keyword)
+    ]
+    if invalid:
+        _logger.warning(
+            "%s: left out, as the source's values are not allowed in DICOM: %s",
+            name,
+            ", ".join(invalid),
+        )
+
+
 def _valid_bytes(header: Dataset, keyword: str) -> bytes:
-    """Bytes of an element; empty, with a warning, where the standard does not allow them."""
+    """Bytes of an element; none where the standard does not allow them."""
     value = _raw_bytes(header, keyword)
     text = value.strip(b" \0").decode("latin-1")
     if not text or _is_valid(keyword, text):
         return value
     if _is_valid(keyword, text.upper()):
         return value.upper()
-    _logger.warning("the source's %s is not valid in DICOM and is left out", keyword)
     return b""
 
 
@@ -455,10 +483,15 @@ def _raw_bytes(header: Dataset, keyword: str) -> bytes:
     element = header.get_item(tag)
     if isinstance(element, RawDataElement):
         return element.value or b""
+    if isinstance(element.value, bytes):
+        return element.value
     with quiet_pydicom:
-        charset = header.get("SpecificCharacterSet", None)
-        terms = [charset] if isinstance(charset, str) else list(charset or [""])
-        encodings = [python_encoding.get(str(term), "iso8859") for term in terms]
+        values = element.value if element.VM > 1 else [element.value]
+        text = "\\".join("" if value is None else str(value) for value in values)
+        if text.isascii():
+            return text.encode()
+        terms = _terms(_raw_bytes(header, "SpecificCharacterSet"))
+        encodings = [python_encoding.get(term, "iso8859") for term in terms]
         return _encoded_element(element, encodings)[8:]
 
 

@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
@@ -31,6 +29,7 @@ from medp2p.errors import GeometryError, OutputError
 from medp2p.files import atomic_folder, output_errors, refuse_existing
 from medp2p.io.dicom_deidentify import UidMap, deidentify
 from medp2p.io.dicom_synthetic import (
+    SHARED_UIDS,
     DicomOutput,
     add_labels,
     add_source_series,
@@ -56,6 +55,9 @@ SAME_GRID_MM = 0.05
 
 TRANSVERSE_TOLERANCE = 1e-3
 """Direction cosines further than this from the body's axes are not transverse."""
+
+MAX_PIXELS = 65535
+"""Rows and Columns are unsigned 16-bit numbers (PS3.3 C.7.6.3)."""
 
 MIN_GREY_LEVELS = 50
 """An MR that rounding would leave with fewer different values is refused."""
@@ -127,17 +129,20 @@ def write_dicom_series(
         ConfigError: If an option cannot be written or contradicts the source.
     """
     folder = Path(folder)
+    name = str(folder)
     options = options or DicomOutput()
-    options = replace(options, uid_root=options.uid_root and check_uid_root(options.uid_root))
-    modality = _checked_modality(volume)
+    modality = _checked_modality(volume, name)
     check_output(options, volume.dicom)
+    if options.uid_root:
+        options = replace(options, uid_root=check_uid_root(options.uid_root))
     refuse_existing(folder, overwrite)
     marker = _refuse_other_folder(folder)
-    slices = _place_slices(volume)
-    stored = _stored_values(volume.name, slices.array, modality)
+    slices = _place_slices(volume, name)
+    stored = _stored_values(slices.array, modality, name)
     if modality == "CT":
-        _warn_unless_transverse(volume.name, slices)
-    series = _make_series(slices, stored, modality, options, _source(volume.dicom, options))
+        _warn_unless_transverse(slices, name)
+    source = _source(volume.dicom, options)
+    series = _make_series(slices, stored, modality, options, source, name)
     digits = max(4, len(str(len(stored))))
     names = [f"{modality}_{k:0{digits}d}.dcm" for k in range(1, len(stored) + 1)]
     with atomic_folder(folder, marker=marker, overwrite=overwrite) as temporary:
@@ -150,12 +155,17 @@ def write_dicom_series(
                 pass
 
 
-def _checked_modality(volume: Volume) -> str:
+def _checked_modality(volume: Volume, name: str) -> str:
     if volume.modality not in ("CT", "MR") or (volume.modality, volume.units) == ("CT", None):
         known = volume.modality or "an unknown kind"
         raise OutputError(
-            f"{volume.name}: is {known} in units of {volume.units or 'nothing known'}, expected a "
+            f"{name}: is {known} in units of {volume.units or 'nothing known'}, expected a "
             "CT in HU or an MR; write NIfTI, or say what it is with: medp2p convert --modality"
+        )
+    if max(volume.shape[:2]) > MAX_PIXELS:
+        raise OutputError(
+            f"{name}: an axis of {max(volume.shape[:2])} voxels, and a DICOM image has at "
+            f"most {MAX_PIXELS} rows and columns; write NIfTI"
         )
     return volume.modality
 
@@ -171,7 +181,7 @@ def _source(source: DicomSource | None, options: DicomOutput) -> DicomSource | N
     return DicomSource(deidentify(source.header, uids), images)
 
 
-def _place_slices(volume: Volume) -> _Slices:
+def _place_slices(volume: Volume, name: str) -> _Slices:
     """Lay slices so that row × column points from one to the next (PS3.3 C.7.6.2.1.1).
 
     Raises:
@@ -196,11 +206,11 @@ def _place_slices(volume: Volume) -> _Slices:
         spacing_mm=_shortened(np.array([*spacing, between_slices]), 10),
         positions_mm=_shortened(centres - directions @ (spacing * middle), 6),
     )
-    _refuse_moved(volume.name, slices, affine)
+    _refuse_moved(slices, affine, name)
     return slices
 
 
-def _refuse_moved(name: str, slices: _Slices, affine: NDArray[np.float64]) -> None:
+def _refuse_moved(slices: _Slices, affine: NDArray[np.float64], name: str) -> None:
     """Compare the corners of each slice by the header's numbers with the volume's."""
     for i in (0, slices.array.shape[0] - 1):
         for j in (0, slices.array.shape[1] - 1):
@@ -234,7 +244,7 @@ def _decimals(values: NDArray[np.float64]) -> list[str]:
     return [_decimal(value) for value in values]
 
 
-def _warn_unless_transverse(name: str, slices: _Slices) -> None:
+def _warn_unless_transverse(slices: _Slices, name: str) -> None:
     cosines = np.abs([slices.row, slices.column])
     if np.abs(cosines - np.eye(3)[:2]).max() > TRANSVERSE_TOLERANCE:
         _logger.warning(
@@ -244,7 +254,7 @@ def _warn_unless_transverse(name: str, slices: _Slices) -> None:
         )
 
 
-def _stored_values(name: str, array: NDArray[Any], modality: str) -> NDArray[np.int16 | np.uint16]:
+def _stored_values(array: NDArray[Any], modality: str, name: str) -> NDArray[np.int16 | np.uint16]:
     """Voxels as they are stored, (slices, rows, columns), contiguous, little endian.
 
     Raises:
@@ -257,7 +267,7 @@ def _stored_values(name: str, array: NDArray[Any], modality: str) -> NDArray[np.
         array = array.astype(np.float32)  # 65535 is beyond its range
     whole = np.rint(array) if array.dtype.kind == "f" else array
     if modality == "MR":
-        _check_mr_values(name, array, whole)
+        _check_mr_values(array, whole, name)
     outside = int(np.count_nonzero((whole < limits.min) | (whole > limits.max)))
     if outside:
         _logger.warning(
@@ -267,7 +277,7 @@ def _stored_values(name: str, array: NDArray[Any], modality: str) -> NDArray[np.
     return np.ascontiguousarray(whole.T.astype(limits.dtype.newbyteorder("<"), copy=False))
 
 
-def _check_mr_values(name: str, array: NDArray[Any], whole: NDArray[Any]) -> None:
+def _check_mr_values(array: NDArray[Any], whole: NDArray[Any], name: str) -> None:
     highest = np.iinfo(np.uint16).max
     if whole.max() > highest:
         raise OutputError(
@@ -296,13 +306,14 @@ def _make_series(
     modality: str,
     options: DicomOutput,
     source: DicomSource | None,
+    name: str,
 ) -> Callable[[int], bytes]:
     """Encode what slices share and what tells them apart, and name it.
 
     Returns:
         A function from the number of a slice to the whole of its file.
     """
-    image = kept_from_source(source.header) if source else made_up_patient(options)
+    image = kept_from_source(source.header, name) if source else made_up_patient(options)
     texts = (options.series_description, options.patient_name, options.patient_id)
     if not all(text is None or text.isascii() for text in texts):
         widen_character_set(image)
@@ -313,18 +324,20 @@ def _make_series(
     _add_window(image, stored, modality)
     shared = encoded(image)
     apart = _encoded_slices(slices, source)
-    content = _content_hash(shared, apart, stored)
-    identity = _seeded_hash(slices, modality, options, source) if options.seed else content
-    shared = dict(sorted((shared | _encoded_names(image, options, source, identity)).items()))
+    if options.seed is None:
+        identity = _content_hash(shared, apart, stored)
+    else:
+        identity = _seeded_hash(slices, modality, options, source)
+    shared |= _encoded_names(image, options, source, identity, name)
+    meta = _encoded_meta(image.SOPClassUID)
 
     def file_of(k: int) -> bytes:
         one = Dataset()
         one.SOPInstanceUID = make_uid(options.uid_root, identity, "image", k)
         one.InstanceNumber = k + 1
         one.add_new("PixelData", "OW", stored[k].tobytes())
-        parts = shared | apart[k] | encoded(one)
-        body = b"".join(parts[tag] for tag in sorted(parts))
-        return _file_head(image.SOPClassUID, one.SOPInstanceUID) + body
+        body = _joined(shared | apart[k] | encoded(one))
+        return _file_head(meta, one.SOPInstanceUID) + body
 
     return file_of
 
@@ -412,28 +425,29 @@ def _is_source_grid(slices: _Slices, header: Dataset, images: list[SourceImage])
     columns, rows, _ = slices.array.shape
     if (header.get("Columns"), header.get("Rows")) != (columns, rows):
         return False
-    spacing = _numbers(header, "PixelSpacing")
+    spacing = _numbers(header, "PixelSpacing", 2)
     if spacing and not np.allclose(spacing, slices.spacing_mm[[1, 0]], rtol=1e-4, atol=0):
         return False
     found = np.array([image.position_mm for image in images])
     near = np.linalg.norm(found - slices.positions_mm, axis=1).max() <= SAME_GRID_MM
-    directions = _numbers(header, "ImageOrientationPatient")
+    directions = _numbers(header, "ImageOrientationPatient", 6)
     ours = np.concatenate([slices.row, slices.column])
     return bool(near) and (not directions or np.allclose(directions, ours, rtol=0, atol=1e-3))
 
 
 def _is_parallel(slices: _Slices, header: Dataset) -> bool:
     """Whether the source's slices are known to be parallel to these."""
-    directions = _numbers(header, "ImageOrientationPatient")
+    directions = _numbers(header, "ImageOrientationPatient", 6)
     if not directions:
         return False
     normal = np.cross(directions[:3], directions[3:])
     return bool(np.abs(np.array([slices.row, slices.column]) @ normal).max() < 1e-3)
 
 
-def _numbers(header: Dataset, keyword: str) -> list[float]:
-    text = stated(header, keyword)
-    return [float(word) for word in text.split("\\")] if text else []
+def _numbers(header: Dataset, keyword: str, count: int) -> list[float]:
+    """The numbers of a header; none unless there are so many."""
+    words = stated(header, keyword).split("\\")
+    return [float(word) for word in words] if len(words) == count else []
 
 
 def _content_hash(
@@ -471,36 +485,46 @@ def _seeded_hash(
 
 
 def _encoded_names(
-    image: Dataset, options: DicomOutput, source: DicomSource | None, identity: bytes
+    image: Dataset, options: DicomOutput, source: DicomSource | None, identity: bytes, name: str
 ) -> dict[BaseTag, bytes]:
     """New UIDs, and study, frame of reference and patient where the source has none."""
     named = Dataset()
     named.SeriesInstanceUID = make_uid(options.uid_root, identity, "series")
-    for keyword, name in (
-        ("StudyInstanceUID", "study"),
-        ("FrameOfReferenceUID", "frame of reference"),
-    ):
+    for keyword in SHARED_UIDS:
         if keyword in image:
             continue
-        setattr(named, keyword, make_uid(options.uid_root, identity, name))
+        setattr(named, keyword, make_uid(options.uid_root, identity, keyword))
         if source:
-            _logger.warning("the source states no %s; the result gets one of its own", keyword)
+            _logger.warning(
+                "%s: the source states no %s; the result gets one of its own", name, keyword
+            )
     if source is None and options.patient_id is None:
         named.PatientID = f"SYNTHETIC-{identity.hex()[:12].upper()}"
     return encoded(named)
 
 
-def _file_head(sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """Preamble and file meta information (PS3.10 7.1)."""
+def _encoded_meta(sop_class_uid: str) -> dict[BaseTag, bytes]:
+    """File meta information that all slices share (PS3.10 7.1)."""
     meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\x00\x01"
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_UID)
     meta.ImplementationVersionName = "MEDP2P"
-    buffer = DicomBytesIO()
-    write_file_meta_info(buffer, meta)
-    return bytes(128) + b"DICM" + buffer.getvalue()
+    return encoded(meta)
+
+
+def _file_head(meta: dict[BaseTag, bytes], sop_instance_uid: str) -> bytes:
+    """Preamble and file meta information of one slice."""
+    one, length = FileMetaDataset(), FileMetaDataset()
+    one.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    rest = _joined(meta | encoded(one))
+    length.FileMetaInformationGroupLength = len(rest)
+    return bytes(128) + b"DICM" + _joined(encoded(length)) + rest
+
+
+def _joined(parts: dict[BaseTag, bytes]) -> bytes:
+    return b"".join(parts[tag] for tag in sorted(parts))
 
 
 def _write_durably(path: Path, content: bytes) -> None:
