@@ -217,7 +217,7 @@ class Job:
 
         volumes = self.reading.read(sources)
         if self.writing.labels:
-            check_output(self.writing.labels, volumes[0].dicom)
+            check_output(self.writing.labels, volumes[0].dicom, str(sources[0]))
         body: Any = mask if mask in ("auto", "none") else read_volume(mask)
         onto = axial_grid(volumes[0].grid) if self.axial else None
         self.writing.write(self.translator(volumes, body, onto), output)
