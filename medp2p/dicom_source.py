@@ -36,9 +36,11 @@ class DicomSource:
         patient: Hash of the patient's id and name, to tell patients apart.
         frame_of_reference: FrameOfReferenceUID, empty if not stated; positions of two series can
             be compared where it is the same.
+        others: The series of further contrasts that the volume was made from.
     """
 
     header: Dataset
     images: tuple[SourceImage, ...]
     patient: str = ""
     frame_of_reference: str = ""
+    others: tuple[DicomSource, ...] = ()

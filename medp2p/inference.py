@@ -25,6 +25,7 @@ from medp2p.checkpoint import Model
 from medp2p.config import ImageSettings, PreprocessingSettings, SliceSettings
 from medp2p.dataset import PLANE_AXIS, stack_indices
 from medp2p.devices import Precision, choose_device, resolve_precision
+from medp2p.dicom_source import DicomSource
 from medp2p.errors import ImageReadError, MedP2PError
 from medp2p.networks.inference import prepare_for_inference
 from medp2p.preprocessing import (
@@ -204,6 +205,7 @@ def translate_with(
         modality=target,
         units="HU" if target == "CT" else None,
         path=None,
+        dicom=_dicom_sources(sources),
     )
 
 
@@ -283,6 +285,13 @@ def tile_starts(have: int, want: int) -> list[int]:
     step = max(1, int(want * (1 - TILE_OVERLAP)))
     count = -(-(have - want) // step) + 1
     return [round(i * (have - want) / (count - 1)) for i in range(count)]
+
+
+def _dicom_sources(sources: Sequence[Volume]) -> DicomSource | None:
+    first, *others = sources
+    if first.dicom is None:
+        return None
+    return replace(first.dicom, others=tuple(v.dicom for v in others if v.dicom))
 
 
 def _check_sources(

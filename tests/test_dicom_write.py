@@ -341,7 +341,7 @@ def test_labels(tmp_path: Path) -> None:
     assert (first.SyntheticData, first.BurnedInAnnotation) == ("YES", "NO")
     assert first["ImageComments"].value == "SYNTHETIC - NOT FOR DIAGNOSTIC USE"
     assert (first.SeriesDescription, first.SeriesNumber) == ("SYNTHETIC CT", 1003)
-    assert "model model.safetensors (SHA-256 " + "ab" * 32 in first.DerivationDescription
+    assert "model model.safetensors (model hash " + "ab" * 32 in first.DerivationDescription
     assert "ab" * 32 in first.SoftwareVersions
     assert first.Manufacturer == "medp2p"
     ours, scanner = first.ContributingEquipmentSequence

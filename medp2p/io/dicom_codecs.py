@@ -43,7 +43,6 @@ _BY_ITK = {
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  "
 _LAYOUT_KEYWORDS = (
     "SamplesPerPixel",
-    "PhotometricInterpretation",
     "Rows",
     "Columns",
     "BitsAllocated",
@@ -185,6 +184,7 @@ def _decoded_by_itk(dataset: Dataset, index: int) -> NDArray[Any]:
     single.SOPInstanceUID = "2.25.1"
     for keyword in _LAYOUT_KEYWORDS:
         setattr(single, keyword, dataset[keyword].value)
+    single.PhotometricInterpretation = "MONOCHROME2"  # GDCM inverts the other
     single.PixelData = encapsulate([next(islice(frames, index, None))])
     single["PixelData"].VR = "OB"
     single.file_meta = FileMetaDataset()

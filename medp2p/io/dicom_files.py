@@ -20,12 +20,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydicom import Dataset, config, dcmread, uid
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_file_meta_info, read_partial
+from pydicom.tag import BaseTag
 
 from medp2p.files import files_below
 
@@ -53,6 +54,7 @@ _MAGIC_OFFSET = 128
 _META_OFFSET = 144
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, _PIXEL_DATA)
 _BINARY_NUMBERS = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "I", "SL": "i"}
 _LONG_VRS = (b"OB", b"OW", b"UN")
 
@@ -75,7 +77,10 @@ _KEYWORDS = (
     "EchoTime",
     "RepetitionTime",
     "InversionTime",
+    "FlipAngle",
+    "ConvolutionKernel",
     "ContrastBolusAgent",
+    "AnatomicalOrientationType",
     "DiffusionBValue",
     "SliceThickness",
     "SamplesPerPixel",
@@ -102,9 +107,12 @@ _FRAME_KEYWORDS = (
     "FrameType",
     "TemporalPositionIndex",
     "FrameAcquisitionNumber",
+    "InversionTimes",
+    "ComplexImageComponent",
+    "StackID",
 )
 _TAG_OF = {keyword: tag_for_keyword(keyword) or 0 for keyword in (*_KEYWORDS, *_FRAME_KEYWORDS)}
-_TAG_OF["OverlayBitPosition"] = 0x60000102  # of the first overlay; the group repeats
+_TAG_OF["OverlayBitPosition"] = 0x60000102  # of the first overlay, the only one looked at
 
 
 class DamagedHeaderError(Exception):
@@ -142,7 +150,7 @@ class ImageFile:
         photometric: PhotometricInterpretation.
         overlay_in_pixels: Whether unused bits hold an overlay (retired, PS3.3-2004 C.9.2).
         lookup_table: Whether values go through a Modality LUT instead of slope and intercept.
-        rescale_type: What the rescaled values are, ``"HU"`` or empty for CT numbers.
+        quadruped: Whether directions are those of an animal (PS3.3 C.7.6.1.1.1).
     """
 
     path: Path
@@ -170,7 +178,7 @@ class ImageFile:
     photometric: str
     overlay_in_pixels: bool
     lookup_table: bool
-    rescale_type: str
+    quadruped: bool
 
     @property
     def modality(self) -> str | None:
@@ -196,7 +204,10 @@ class Frame:
         thickness_mm: SliceThickness, if stated.
         slope: RescaleSlope, if stated.
         intercept: RescaleIntercept, if stated.
+        rescale_type: What rescaled values are, ``"HU"`` or empty for CT numbers.
         echo: Echo number and time in milliseconds.
+        settings: Other settings that differ between the images of a series only if they are
+            of two kinds, with their names: inversion time, flip angle, kernel, ...
         frame_type: FrameType of an enhanced image.
         b_value: Diffusion weighting in s/mm².
         temporal_position: TemporalPositionIdentifier or TemporalPositionIndex.
@@ -213,6 +224,8 @@ class Frame:
     thickness_mm: float | None
     slope: float | None
     intercept: float | None
+    rescale_type: str
+    settings: tuple[tuple[str, float | str], ...]
     echo: tuple[float | None, float | None]
     frame_type: tuple[str, ...]
     b_value: float | None
@@ -281,6 +294,12 @@ def is_dicom_file(path: Path) -> bool:
         return _starts_like_dicom(file.read(_MAGIC_OFFSET + 4))
 
 
+def _has_magic_word(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(_MAGIC_OFFSET + 4)[_MAGIC_OFFSET:] == b"DICM"
+    return True
+
+
 def is_dicom_folder(path: Path) -> bool:
     """Tell whether a folder itself holds DICOM files; the first `_FILES_TRIED` are looked at."""
     if not path.is_dir():
@@ -312,8 +331,11 @@ class _QuietPydicom:
                 self._undo.enter_context(disable_value_validation())
                 warnings.filterwarnings("ignore", module="pydicom")
                 logger = logging.getLogger("pydicom")
-                self._undo.callback(setattr, logger, "disabled", logger.disabled)
-                logger.disabled = True
+                self._undo.callback(setattr, logger, "propagate", logger.propagate)
+                logger.propagate = False  # its children report to it
+                silence = logging.NullHandler()
+                self._undo.callback(logger.removeHandler, silence)
+                logger.addHandler(silence)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -355,6 +377,17 @@ class _Head(io.BytesIO):
 
 
 def _frames_or_reason(path: Path) -> list[Frame] | str | DamagedHeaderError:
+    """What a file holds, why it is left out, or what is wrong with it."""
+    found = _frames_or_damage(path)
+    if isinstance(found, DamagedHeaderError):
+        if path.is_symlink() and not path.exists():
+            return "a link to nothing"
+        if path.is_file() and not _has_magic_word(path):
+            return "not DICOM"
+    return found
+
+
+def _frames_or_damage(path: Path) -> list[Frame] | str | DamagedHeaderError:
     try:
         return _read_frames(path)
     except DamagedHeaderError as error:
@@ -401,15 +434,15 @@ def _refuse_bomb(path: Path, first_bytes: bytes) -> None:
                 raise DamagedHeaderError(f"inflates to more than {limit / 1e6:.0f} MB")
 
 
-def _parse_frames(path: Path, file: IO[bytes]) -> list[Frame] | str:
+def _parse_frames(path: Path, file: BinaryIO) -> list[Frame] | str:
     start = file.read(_MAGIC_OFFSET + 4)
     if not start:
         return "0 bytes"
     if not _starts_like_dicom(start):
         return "not DICOM"
     file.seek(0)
-    dataset = dcmread(
-        file, stop_before_pixels=True, force=True, specific_tags=list(_TAG_OF.values())
+    dataset = read_partial(
+        file, stop_when=_at_pixels, force=True, specific_tags=list(_TAG_OF.values())
     )
     header = _Header(dataset)
     sop_class = header.text("SOPClassUID")
@@ -424,6 +457,13 @@ def _parse_frames(path: Path, file: IO[bytes]) -> list[Frame] | str:
     return _frames(_image_file(path, header, file), header)
 
 
+def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    """Stop at integer, float and double pixels, and at zeros in place of a header."""
+    if tag == 0:
+        raise DamagedHeaderError("holds zeros where its header should go on; it is cut short")
+    return tag in _PIXEL_TAGS
+
+
 def _starts_like_dicom(start: bytes) -> bool:
     """The magic word, or without a preamble a first element of the groups 0002 or 0008."""
     if start[_MAGIC_OFFSET:] == b"DICM":
@@ -434,14 +474,16 @@ def _starts_like_dicom(start: bytes) -> bool:
     return known_group and (explicit or short_implicit)
 
 
-def _image_file(path: Path, header: _Header, file: IO[bytes]) -> ImageFile:
-    if "Rows" not in header.dataset:
-        raise DamagedHeaderError("an image without Rows, or cut short")
+def _image_file(path: Path, header: _Header, file: BinaryIO) -> ImageFile:
     representation = header.unsigned("PixelRepresentation")
-    if representation not in (0, 1):
-        raise DamagedHeaderError(f"PixelRepresentation is {representation}, expected 0 or 1")
     transfer_syntax = _transfer_syntax(header.dataset)
-    offset, length = _native_pixels(header, transfer_syntax, file)
+    offset, length = None, 0
+    if header.text("SOPClassUID") in MODALITY_OF_CLASS:
+        if "Rows" not in header:
+            raise DamagedHeaderError("an image without Rows, or cut short")
+        if representation not in (0, 1):
+            raise DamagedHeaderError(f"PixelRepresentation is {representation}, expected 0 or 1")
+        offset, length = _native_pixels(header, transfer_syntax, file)
     frames = header.integer("NumberOfFrames") or 1
     if not 1 <= frames <= MAX_FRAMES:
         raise DamagedHeaderError(f"NumberOfFrames is {frames}")
@@ -471,7 +513,7 @@ def _image_file(path: Path, header: _Header, file: IO[bytes]) -> ImageFile:
         photometric=header.text("PhotometricInterpretation"),
         overlay_in_pixels=header.unsigned("OverlayBitPosition") > 0,
         lookup_table="ModalityLUTSequence" in header,
-        rescale_type=header.text("RescaleType"),
+        quadruped=header.text("AnatomicalOrientationType").upper() == "QUADRUPED",
     )
 
 
@@ -486,9 +528,7 @@ def _transfer_syntax(dataset: Dataset) -> str:
     return str(uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian)
 
 
-def _native_pixels(
-    header: _Header, transfer_syntax: str, file: IO[bytes]
-) -> tuple[int | None, int]:
+def _native_pixels(header: _Header, transfer_syntax: str, file: BinaryIO) -> tuple[int | None, int]:
     """Where native pixels begin and how many bytes they have; (None, 0) for others.
 
     The file stands at the pixel element, where pydicom stopped.
@@ -530,9 +570,11 @@ def _contrast(header: _Header) -> str:
 
 
 def _frames(file: ImageFile, header: _Header) -> list[Frame]:
+    if not file.modality:
+        return [_classic_frame(file, header)]
     per_frame = header.items("PerFrameFunctionalGroupsSequence")
     if not per_frame:
-        if file.frames > 1 and file.modality:
+        if file.frames > 1:
             raise DamagedHeaderError("several frames, and nothing says where each lies")
         return [_classic_frame(file, header)]
     if len(per_frame) != file.frames:
@@ -555,6 +597,14 @@ def _classic_frame(file: ImageFile, header: _Header) -> Frame:
         thickness_mm=header.number("SliceThickness"),
         slope=header.number("RescaleSlope"),
         intercept=header.number("RescaleIntercept"),
+        rescale_type=header.text("RescaleType"),
+        settings=_settings(
+            {
+                "TI": header.number("InversionTime", first=True),
+                "flip angle": header.number("FlipAngle", first=True),
+                "kernel": header.text("ConvolutionKernel"),
+            }
+        ),
         echo=(header.number("EchoNumbers", first=True), header.number("EchoTime")),
         frame_type=(),
         b_value=header.number("DiffusionBValue"),
@@ -592,6 +642,16 @@ def _enhanced_frame(
         thickness_mm=measures.number("SliceThickness"),
         slope=values.number("RescaleSlope"),
         intercept=values.number("RescaleIntercept"),
+        rescale_type=values.text("RescaleType"),
+        settings=_settings(
+            {
+                "TI": group("MRModifierSequence").number("InversionTimes", first=True),
+                "flip angle": group("MRTimingAndRelatedParametersSequence").number("FlipAngle"),
+                "kernel": group("CTReconstructionSequence").text("ConvolutionKernel"),
+                "component": group(kind).text("ComplexImageComponent"),
+                "stack": content.text("StackID"),
+            }
+        ),
         echo=(None, group("MREchoSequence").number("EffectiveEchoTime")),
         frame_type=group(kind).texts("FrameType"),
         b_value=group("MRDiffusionSequence").number("DiffusionBValue"),
@@ -600,6 +660,10 @@ def _enhanced_frame(
         trigger_time=None,
         instance_number=float(index),
     )
+
+
+def _settings(named: dict[str, float | str | None]) -> tuple[tuple[str, float | str], ...]:
+    return tuple((name, value) for name, value in named.items() if value not in (None, ""))
 
 
 class _Header:

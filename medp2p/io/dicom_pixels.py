@@ -28,7 +28,7 @@ from medp2p.io.dicom_files import Frame, ImageFile, quiet_pydicom, uid_name
 from medp2p.io.voxels import cut_short, scale
 
 _THREADS = 4
-_HU_TYPES = ("", "HU", "US")
+_HU_TYPES = ("", "HU")
 _PIXEL_DATA = (0x7FE0, 0x0010)
 
 _logger = logging.getLogger(__name__)
@@ -74,6 +74,10 @@ def check_pixels(frames: Sequence[Frame]) -> None:
 
 
 def _check_layout(file: ImageFile) -> None:
+    if file.quadruped:
+        raise ImageReadError(
+            f"{file.path}: of a quadruped, whose directions are other ones; expected a human"
+        )
     if file.samples != 1 or not file.photometric.startswith("MONOCHROME"):
         raise ImageReadError(
             f"{file.path}: a colour image ({file.samples} values per pixel), expected grey; "
@@ -119,7 +123,7 @@ def _check_values(frames: Sequence[Frame]) -> None:
                 f"{file.path}: a CT without RescaleSlope and RescaleIntercept, so its values "
                 "cannot be told in HU; get the original series from the scanner or PACS"
             )
-        if file.modality == "CT" and file.rescale_type.upper() not in _HU_TYPES:
+        if file.modality == "CT" and frame.rescale_type.upper() not in _HU_TYPES:
             raise ImageReadError(
                 f"{file.path}: a CT whose values are no CT numbers (its RescaleType is not HU); "
                 "choose the series in HU"

@@ -56,7 +56,7 @@ def read_dicom(
     stack = _find_stack(path, volume_index, options)
     problems = irregularities(stack, options)
     if problems and not resample:
-        raise GeometryError(f"{path}: {problems[0]}")
+        raise GeometryError(f"{path}: {problems[0]} (options of medp2p convert and translate)")
     array = read_pixels(path, stack.frames)
     modality = stack.frames[0].file.modality
     volume = Volume(
@@ -76,7 +76,7 @@ def read_dicom_grid(path: Path, options: DicomOptions | None = None) -> Grid:
     stack = _find_stack(path, None, options)
     problems = irregularities(stack, options)
     if problems:
-        raise GeometryError(f"{path}: {problems[0]}")
+        raise GeometryError(f"{path}: {problems[0]} (options of medp2p convert and translate)")
     check_pixels(stack.frames)
     file = stack.frames[0].file
     return Grid((file.columns, file.rows, len(stack.frames)), stack_affine(stack))
@@ -96,7 +96,7 @@ def stack_affine(stack: Stack) -> NDArray[np.float64]:
 
 def _find_stack(path: Path, volume_index: int | None, options: DicomOptions) -> Stack:
     group = choose_group(path, scan_dicom(path), options)
-    return choose_stack(path, group, volume_index)
+    return choose_stack(path, group, volume_index, options)
 
 
 def _source(stack: Stack) -> DicomSource:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from medp2p.errors import GeometryError, ImageReadError
 from medp2p.io.dicom_files import Frame, Scan
+from medp2p.io.remedies import convert_with
 
 PIXEL_SPACING_TOLERANCE = 1e-4
 """Relative difference below which two pixel spacings are one: 0.03 mm over 256 mm."""
@@ -28,8 +29,14 @@ PIXEL_SPACING_TOLERANCE = 1e-4
 SAME_POSITION_MM = 0.01
 """Slices closer than this lie in one place."""
 
-UNIT_VECTOR_TOLERANCE = 0.01
-"""Direction cosines of a length or an angle further off than this are no directions."""
+_SHOWN = """
+    ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER OTHER NONE NORM DIS2D DIS3D ND M P R I
+    MAGNITUDE PHASE REAL IMAGINARY MIXED MPR VOLUME SE FFE IR T1 T2 PROTON_DENSITY DIFFUSION ADC
+    FA TRACEW AVERAGE EPI FMRI PERFUSION MOSAIC WATER FAT IP OP W F IN_PHASE OUT_OF_PHASE MEAN
+    STDDEV RESAMPLED PROJECTION
+"""
+KNOWN_IMAGE_TYPES = frozenset(_SHOWN.split())
+"""Words of ImageType that are shown; others could be anything and are replaced by a hash."""
 
 _NUMBERS_OF_VOLUMES: tuple[Callable[[Frame], float | None], ...] = (
     lambda frame: frame.acquisition_number,
@@ -103,7 +110,10 @@ class Group:
             words.append(f"echo {number or 1:.0f}" + (f" at {time:.4g} ms" if time else ""))
         if frame.b_value is not None:
             words.append(f"b {frame.b_value:.4g}")
-        kinds = [word for word in _image_types(frame) if word.replace("_", "").isalnum()]
+        for name, value in frame.settings:
+            shown = _disguised(value) if isinstance(value, str) else f"{value:.4g}"
+            words.append(f"{name} {shown}")
+        kinds = (w if w in KNOWN_IMAGE_TYPES else _disguised(w) for w in _image_types(frame))
         return ", ".join([*words, "\\".join(kinds)])
 
 
@@ -229,7 +239,9 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
     return _chosen_group(path, series, options)
 
 
-def choose_stack(path: Path, group: Group, volume_index: int | None) -> Stack:
+def choose_stack(
+    path: Path, group: Group, volume_index: int | None, options: DicomOptions | None = None
+) -> Stack:
     """Order the slices of a group, and take one volume of a time series.
 
     Raises:
@@ -242,7 +254,7 @@ def choose_stack(path: Path, group: Group, volume_index: int | None) -> Stack:
             "series with dcm2niix and take its NIfTI file"
         )
     for frame in group.frames:
-        _check_place(frame)
+        _check_place(frame, options or DicomOptions())
     frames = without_copies(group.frames)
     if len(frames) < len(group.frames):
         copies = len(group.frames) - len(frames)
@@ -290,6 +302,10 @@ def irregularities(stack: Stack, options: DicomOptions) -> list[str]:
     return [*_uneven_gaps(stack, options), *_tilt(stack, options), *_off_line(stack, options)]
 
 
+def _disguised(word: str) -> str:
+    return f"#{hashlib.sha256(word.encode()).hexdigest()[:4]}"
+
+
 def plane_name(orientation: Sequence[float]) -> str:
     """Axial, coronal or sagittal by the nearest axis; ``oblique`` if over 5 degrees off."""
     normal = np.cross(orientation[:3], orientation[3:])
@@ -323,7 +339,8 @@ def _rank(group: list[Frame]) -> tuple[object, ...]:
     echo = [-1.0 if value is None else value for value in first.echo]
     b_value = -1.0 if first.b_value is None else first.b_value
     place = [*(first.orientation or ()), *(first.pixel_spacing_mm or ())]
-    return (-len(group), echo, b_value, _image_types(first), place, first.file.frame_of_reference)
+    kind = (echo, b_value, first.settings, _image_types(first))
+    return (-len(group), *kind, place, first.file.frame_of_reference)
 
 
 def _alike(a: Frame, b: Frame, options: DicomOptions) -> bool:
@@ -332,7 +349,7 @@ def _alike(a: Frame, b: Frame, options: DicomOptions) -> bool:
         a.file.sop_class_uid == b.file.sop_class_uid
         and a.file.frame_of_reference == b.file.frame_of_reference
         and (a.file.rows, a.file.columns) == (b.file.rows, b.file.columns)
-        and (a.echo, a.b_value) == (b.echo, b.b_value)
+        and (a.echo, a.b_value, a.settings) == (b.echo, b.b_value, b.settings)
         and _image_types(a) == _image_types(b)
         and _close(a.orientation, b.orientation, options.orientation_tolerance)
         and _close(a.pixel_spacing_mm, b.pixel_spacing_mm, PIXEL_SPACING_TOLERANCE, relative=True)
@@ -372,7 +389,8 @@ def _chosen_series(path: Path, scan: Scan, found: list[Series], options: DicomOp
     if len(whole) > 1:
         listed = "; ".join(series.label for series in whole[:10])
         raise ImageReadError(
-            f"{path}: {len(whole)} series, expected one; choose one with --series KEY: {listed}"
+            f"{path}: {len(whole)} series, expected one; choose one: "
+            f"{convert_with(path, '--series KEY')}, of: {listed}"
             + ("; …" if len(whole) > 10 else "")
         )
     return whole[0]
@@ -423,15 +441,26 @@ def _chosen_group(path: Path, series: Series, options: DicomOptions) -> Group:
             )
         return groups[options.group - 1]
     if len(groups) > 1:
-        listed = "; ".join(f"{i}: {group.label}" for i, group in enumerate(groups[:10], 1))
+        listed = "; ".join(f"{i}: {label}" for i, label in enumerate(_labels(groups[:10]), 1))
         raise ImageReadError(
-            f"{path}: one series with {len(groups)} kinds of image, expected one; choose with "
-            f"--group N: {listed}" + ("; …" if len(groups) > 10 else "")
+            f"{path}: one series with {len(groups)} kinds of image, expected one; choose one: "
+            f"{convert_with(path, '--group N')}, of: {listed}" + ("; …" if len(groups) > 10 else "")
         )
     return groups[0]
 
 
-def _check_place(frame: Frame) -> None:
+def _labels(groups: Sequence[Group]) -> list[str]:
+    """Labels that differ: with the frame of reference where nothing else does."""
+    labels = [group.label for group in groups]
+    if len(set(labels)) == len(labels):
+        return labels
+    frames = (_disguised(group.first.file.frame_of_reference) for group in groups)
+    return [
+        f"{label}, frame of reference {frame}" for label, frame in zip(labels, frames, strict=True)
+    ]
+
+
+def _check_place(frame: Frame, options: DicomOptions) -> None:
     path = frame.file.path
     stated = {
         "ImagePositionPatient": frame.position_mm,
@@ -446,12 +475,12 @@ def _check_place(frame: Frame) -> None:
         )
     row, column = np.array(frame.orientation).reshape(2, 3)
     lengths = np.linalg.norm([row, column], axis=1)
-    if np.abs(lengths - 1).max() > UNIT_VECTOR_TOLERANCE or (
-        abs(row @ column) > UNIT_VECTOR_TOLERANCE
-    ):
+    off = max(float(np.abs(lengths - 1).max()), abs(float(row @ column)))
+    if not off <= options.orientation_tolerance:
         raise GeometryError(
-            f"{path}: ImageOrientationPatient is not two perpendicular unit vectors; "
-            "get the original series from the scanner or PACS"
+            f"{path}: ImageOrientationPatient is not two perpendicular unit vectors (off by "
+            f"{off:.2g}, expected at most {options.orientation_tolerance:g}); get the original "
+            "series from the scanner or PACS, or allow it with --orientation-tolerance"
         )
     if min(frame.pixel_spacing_mm or (0,)) <= 0:
         raise GeometryError(
@@ -470,40 +499,45 @@ def _mean_directions(
 def _one_volume(
     path: Path, frames: list[Frame], normal: NDArray[np.float64], volume_index: int | None
 ) -> list[Frame]:
-    """Take one volume from slices that are sorted along the normal."""
+    """Take one volume from slices that are sorted along the normal.
+
+    Volumes are numbered by temporal position, and where several lie at one, further by what
+    `_number_of_volumes` finds.
+    """
     by_time: dict[float, list[Frame]] = {}
     for frame in frames:
         by_time.setdefault(frame.temporal_position or 0.0, []).append(frame)
-    if len(by_time) > 1:
-        times = sorted(by_time)
-        frames = by_time[times[_chosen_volume(path, len(times), volume_index)]]
-        volume_index = None
+    volumes = [
+        volume for time in sorted(by_time) for volume in _volumes(path, by_time[time], normal)
+    ]
+    count = len(volumes)
+    if volume_index is None and count > 1:
+        raise ImageReadError(
+            f"{path}: {count} volumes (a time series, or several contrasts) in one series, "
+            f"expected one; choose one, 0 to {count - 1}: {convert_with(path, '--volume K')}"
+        )
+    if volume_index is not None and not 0 <= volume_index < count:
+        raise ImageReadError(
+            f"{path}: has no volume {volume_index}; they are numbered 0 to {count - 1}"
+        )
+    return volumes[volume_index or 0]
+
+
+def _volumes(path: Path, frames: list[Frame], normal: NDArray[np.float64]) -> list[list[Frame]]:
+    """Split sorted slices into volumes that have one slice at each position."""
     places = _places(frames, normal)
     count = max(len(place) for place in places)
-    uneven = next((place for place in places if len(place) != count), None)
-    if uneven:
+    if any(len(place) != count for place in places):
         several = next(place for place in places if len(place) == count)
         raise ImageReadError(
             f"{several[1].file.path}: lies where {several[0].file.path} lies, with other pixels, "
             "and not every position has as many images; keep one image for each position"
         )
     if count == 1:
-        _chosen_volume(path, 1, volume_index)
-        return frames
-    index = _chosen_volume(path, count, volume_index)
+        return [frames]
     number = _number_of_volumes(path, places, count)
-    return [sorted(place, key=number)[index] for place in places]
-
-
-def _chosen_volume(path: Path, count: int, index: int | None) -> int:
-    if index is None and count > 1:
-        raise ImageReadError(
-            f"{path}: {count} volumes (a time series, or several contrasts) in one series, "
-            f"expected one; choose with --volume K, 0 to {count - 1}"
-        )
-    if index is not None and not 0 <= index < count:
-        raise ImageReadError(f"{path}: has no volume {index}; they are numbered 0 to {count - 1}")
-    return index or 0
+    ordered = [sorted(place, key=number) for place in places]
+    return [[place[k] for place in ordered] for k in range(count)]
 
 
 def _places(frames: list[Frame], normal: NDArray[np.float64]) -> list[list[Frame]]:
@@ -553,10 +587,8 @@ def _known(values: Iterable[float | None]) -> list[float]:
 def _uneven_gaps(stack: Stack, options: DicomOptions) -> list[str]:
     gaps = np.diff(stack.heights_mm)
     median = float(np.median(gaps))
-    limit = min(
-        max(options.gap_tolerance * median, 2 * options.position_tolerance_mm), 0.5 * median
-    )
-    limit = max(limit, options.gap_tolerance * median)
+    jitter = min(2 * options.position_tolerance_mm, 0.5 * median)
+    limit = max(options.gap_tolerance * median, jitter)
     worst = int(np.argmax(np.abs(gaps - median)))
     if abs(gaps[worst] - median) <= limit:
         return []

@@ -117,7 +117,8 @@ class DicomOutput:
 
     Attributes:
         model_name: File name of the model.
-        model_hash: SHA-256 of the model file, 64 hexadecimal digits.
+        model_hash: The model's hash as `medp2p info` prints it, 64 hexadecimal digits.
+        settings: What else decides the voxels, such as the mask; goes into the UIDs of a seed.
         series_description: Name of the series; None says that it is synthetic.
         series_number: Its number in the study, below 2^31; None is 1000 more than the source's.
         uid_root: Root of new UIDs; None is 2.25.
@@ -132,6 +133,7 @@ class DicomOutput:
 
     model_name: str | None = None
     model_hash: str | None = None
+    settings: str = ""
     series_description: str | None = None
     series_number: int | None = None
     uid_root: str | None = None
@@ -169,7 +171,7 @@ def check_output(
     if options.series_number is not None and not 0 <= options.series_number < 2**31:
         raise ConfigError(f"series number {options.series_number}, expected 0 to {2**31 - 1}")
     if options.model_hash is not None and not re.fullmatch(r"[0-9a-f]{64}", options.model_hash):
-        raise ConfigError("the model's hash is no SHA-256, expected 64 hexadecimal digits")
+        raise ConfigError("the model's hash is not of 64 hexadecimal digits")
     if source is None:
         if options.seed is not None:
             raise ConfigError(
@@ -184,7 +186,7 @@ def check_output(
     if stated(source.header, "BurnedInAnnotation") == "YES" and not options.allow_burned_in:
         raise OutputError(
             f"{name}: has text burned into its pixels (BurnedInAnnotation YES), which may name "
-            "the patient; take images without it"
+            "the patient; take images without it, or pass --allow-burned-in"
         )
 
 
@@ -280,15 +282,18 @@ def add_labels(
 
 
 def add_source_series(image: Dataset, source: DicomSource) -> None:
-    """Name the source's images as a series (PS3.3 C.12.2), where its UIDs can be used."""
-    series_uid = stated(source.header, "SeriesInstanceUID")
-    references = [_reference(images[0]) for images in _by_instance(source.images)]
-    if not series_uid or not references:
-        return
-    series = Dataset()
-    series.SeriesInstanceUID = series_uid
-    series.ReferencedInstanceSequence = references
-    image.ReferencedSeriesSequence = [series]
+    """Name the sources' images by series (PS3.3 C.12.2), where their UIDs can be used."""
+    named = []
+    for each in (source, *source.others):
+        series_uid = stated(each.header, "SeriesInstanceUID")
+        references = [_reference(images[0]) for images in _by_instance(each.images)]
+        if series_uid and references:
+            series = Dataset()
+            series.SeriesInstanceUID = series_uid
+            series.ReferencedInstanceSequence = references
+            named.append(series)
+    if named:
+        image.ReferencedSeriesSequence = named
 
 
 def source_sequence(images: Iterable[SourceImage], preserved: bool) -> list[Dataset]:
@@ -352,7 +357,7 @@ def _series_number(options: DicomOutput, source: DicomSource | None) -> int:
 
 def _derivation(modality: str, options: DicomOutput) -> str:
     name = f" with model {quote(options.model_name, safe=' ')[:300]}" if options.model_name else ""
-    digest = f" (SHA-256 {options.model_hash})" if options.model_hash else ""
+    digest = f" (model hash {options.model_hash})" if options.model_hash else ""
     return f"Synthetic {modality} computed by medp2p {version('medp2p')}{name}{digest}. {NOTICE}"
 
 

@@ -175,10 +175,16 @@ def _source(source: DicomSource | None, options: DicomOutput) -> DicomSource | N
     if source is None or options.deidentify_key is None:
         return source
     uids = UidMap(options.deidentify_key, options.uid_root)
-    images = tuple(
-        replace(image, sop_instance_uid=uids.map(image.sop_instance_uid)) for image in source.images
-    )
-    return DicomSource(deidentify(source.header, uids), images)
+
+    def mapped(series: DicomSource) -> DicomSource:
+        images = tuple(
+            replace(image, sop_instance_uid=uids.map(image.sop_instance_uid))
+            for image in series.images
+        )
+        others = tuple(map(mapped, series.others))
+        return DicomSource(deidentify(series.header, uids), images, others=others)
+
+    return mapped(source)
 
 
 def _place_slices(volume: Volume, name: str) -> _Slices:
@@ -371,29 +377,36 @@ def _encoded_slices(slices: _Slices, source: DicomSource | None) -> list[dict[Ba
     """Place and source images of each slice."""
     made = []
     known: dict[object, dict[BaseTag, bytes]] = {}
-    references = _sources_of_slices(slices, source)
+    series = (source, *source.others) if source else ()
+    references = zip(*(_sources_of_slices(slices, each) for each in series), strict=True)
     for position, height, reference in zip(
-        slices.positions_mm, slices.heights_mm, references, strict=True
+        slices.positions_mm,
+        slices.heights_mm,
+        references if series else [()] * len(slices.positions_mm),
+        strict=True,
     ):
         place = Dataset()
         place.ImagePositionPatient = _decimals(position)
         place.SliceLocation = _decimal(round(height, 6))
         if reference not in known:
-            known[reference] = _encoded_references(*reference)
+            known[reference] = _encoded_references(reference)
         made.append(encoded(place) | known[reference])
     return made
 
 
-def _encoded_references(images: tuple[SourceImage, ...], preserved: bool) -> dict[BaseTag, bytes]:
+def _encoded_references(
+    reference: tuple[tuple[tuple[SourceImage, ...], bool], ...],
+) -> dict[BaseTag, bytes]:
+    """The images of each source series that a slice was made from."""
     image = Dataset()
-    items = source_sequence(images, preserved)
+    items = [item for images, preserved in reference for item in source_sequence(images, preserved)]
     if items:
         image.SourceImageSequence = items
     return encoded(image)
 
 
 def _sources_of_slices(
-    slices: _Slices, source: DicomSource | None
+    slices: _Slices, source: DicomSource
 ) -> list[tuple[tuple[SourceImage, ...], bool]]:
     """Which source images each slice was made from, and whether its pixels lie where theirs do.
 
@@ -401,7 +414,7 @@ def _sources_of_slices(
     a slice; else, and where there is none, all.
     """
     heights = slices.heights_mm
-    if source is None or not source.images:
+    if not source.images:
         return [((), False)] * len(heights)
     normal = np.cross(slices.row, slices.column)
     images = sorted(source.images, key=lambda image: float(np.dot(image.position_mm, normal)))
@@ -468,11 +481,13 @@ def _seeded_hash(
     slices: _Slices, modality: str, options: DicomOutput, source: DicomSource | None
 ) -> bytes:
     """Hash what is translated onto which grid by what, and the seed, but no voxel."""
-    images = source.images if source else ()
+    series = (source, *source.others) if source else ()
+    images = [image for each in series for image in each.images]
     digest = hashlib.sha256()
     for word in (
         options.seed,
         options.model_hash,
+        options.settings,
         modality,
         slices.array.shape,
         [_decimals(v) for v in (slices.row, slices.column, slices.spacing_mm)],
