@@ -15,7 +15,7 @@ from medp2p.checkpoint import Model, ModelCard
 from medp2p.config import Config, ImageSettings, PreprocessingSettings, SliceSettings
 from medp2p.errors import ImageReadError
 from medp2p.inference import Translator
-from medp2p.io import read_volume, write_dicom_series
+from medp2p.io import DicomOutput, read_volume, write_dicom_series
 from medp2p.volume import axial_grid
 
 SHAPE = (33, 26, 9)
@@ -139,3 +139,37 @@ def test_contrasts_of_two_patients_are_refused(
         model([volumes["same"], volumes["other patient"]], "none")
     model([volumes["same"], volumes["other frame"]], "none")
     assert "frames of reference" in caplog.text
+
+
+def test_every_contrast_is_referenced(tmp_path: Path) -> None:
+    """A second series on other slices: each image names those of it that lie nearest."""
+    thick = replace(phantoms.AXIAL, shape=(33, 26, 5), spacing_mm=(8.0, 12.8, 10.0))
+    for name, scan in (("t1", replace(phantoms.AXIAL, shape=SHAPE)), ("t2", thick)):
+        phantoms.write(tmp_path / name, phantoms.slices(scan, name), 2)
+    one = identity_model()
+    card = replace(one.model.card, source_names=("t1", "t2"))
+    model = replace(one, model=replace(one.model, card=card), predict_slices=lambda x: x[:, :1])
+    sources = [read_volume(tmp_path / name) for name in ("t1", "t2")]
+    result = model(sources, "none")
+    result = result.with_array(np.abs(result.array))
+    for seed in ("a", None):
+        write_dicom_series(result, tmp_path / f"out {seed}", DicomOutput(seed=seed))
+    for path in sorted((tmp_path / "out None").iterdir()):
+        image = pydicom.dcmread(path)
+        series = [item.SeriesInstanceUID for item in image.ReferencedSeriesSequence]
+        assert series == [phantoms.uid("t1", "series"), phantoms.uid("t2", "series")]
+        first, *others = image.SourceImageSequence
+        k = image.InstanceNumber - 1
+        assert first.ReferencedSOPInstanceUID == phantoms.uid("t1", "image", k)
+        assert first.SpatialLocationsPreserved == "YES"
+        assert 1 <= len(others) <= 2
+        assert all(item.SpatialLocationsPreserved == "NO" for item in others)
+        known = {phantoms.uid("t2", "image", n) for n in range(5)}
+        assert {item.ReferencedSOPInstanceUID for item in others} <= known
+    alone = replace(result, dicom=replace(sources[0].dicom))
+    write_dicom_series(alone, tmp_path / "alone", DicomOutput(seed="a"))
+    uids = [
+        pydicom.dcmread(tmp_path / name / "MR_0001.dcm").SOPInstanceUID
+        for name in ("out a", "alone")
+    ]
+    assert uids[0] != uids[1]

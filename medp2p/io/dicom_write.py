@@ -411,7 +411,7 @@ def _sources_of_slices(
     """Which source images each slice was made from, and whether its pixels lie where theirs do.
 
     On the source's own grid each slice has its one image; on parallel slices those within half
-    a slice; else, and where there is none, all.
+    a slice, else the nearest; elsewhere all.
     """
     heights = slices.heights_mm
     if not source.images:
@@ -425,10 +425,13 @@ def _sources_of_slices(
         return [(every, False)] * len(heights)
     of_images = np.array([image.position_mm for image in images]) @ normal
     reach = slices.spacing_mm[2] / 2
+    widest_gap = max(np.diff(of_images), default=reach)
     found = []
     for height in heights:
-        near = tuple(images[i] for i in np.flatnonzero(np.abs(of_images - height) <= reach))
-        found.append((near or every, False))
+        away = np.abs(of_images - height)
+        near = np.flatnonzero(away <= max(reach, away.min() + SAME_GRID_MM))
+        beside = away.min() <= max(reach, widest_gap)
+        found.append((tuple(images[i] for i in near) if beside else every, False))
     return found
 
 
