@@ -78,7 +78,7 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    volume: options.VolumeNumber = None,
+    volume: options.OneVolume = None,
     resample: options.Resample = False,
     modality: Annotated[
         ModalityName | None,
@@ -98,11 +98,11 @@ def convert(
         ),
     ] = None,
     series: options.OneSeries = None,
-    group: options.Group = None,
-    orientation_tolerance: options.OrientationTolerance = 1e-3,
-    position_tolerance: options.PositionTolerance = 0.05,
-    gap_tolerance: options.GapTolerance = 0.05,
-    tilt_tolerance: options.TiltTolerance = 0.5,
+    group: options.OneGroup = None,
+    orientation_tolerance: options.OrientationTolerance = None,
+    position_tolerance: options.PositionTolerance = None,
+    gap_tolerance: options.GapTolerance = None,
+    tilt_tolerance: options.TiltTolerance = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Convert a DICOM series or an image file into an image file, every voxel in its place."""
@@ -116,9 +116,14 @@ def convert(
 
     check_output_name(output)
     options.refuse_outputs_early([output], overwrite)
-    if source.is_dir():
+    if options.is_dicom(source):
         refuse_output_among_inputs(output, [source])
-    options.refuse_without_dicom([source], series=series, group=group)
+    tolerances = options.tolerances(
+        orientation_tolerance, position_tolerance, gap_tolerance, tilt_tolerance
+    )
+    chosen = {"series": series, "group": group}
+    given = [name for name, value in chosen.items() if value is not None]
+    options.refuse_without_dicom([source], [*given, *tolerances])
     image = read_volume(
         source,
         modality=modality.value if modality else None,
@@ -126,15 +131,7 @@ def convert(
         replace_non_finite=replace_non_finite,
         volume_index=volume,
         resample=resample,
-        dicom=DicomOptions(
-            series,
-            group,
-            None,
-            orientation_tolerance,
-            position_tolerance,
-            gap_tolerance,
-            tilt_tolerance,
-        ),
+        dicom=DicomOptions(series=series, group=group, **tolerances),
     )
     write_volume(image, output, dtype=dtype.value if dtype else None, overwrite=overwrite)
     size = " × ".join(str(n) for n in image.shape)

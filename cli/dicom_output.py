@@ -50,13 +50,17 @@ Seed = Annotated[
 PatientId = Annotated[
     str | None,
     typer.Option(
-        "--patient-id", help="DICOM output of a source that is not DICOM.", show_default=False
+        "--patient-id",
+        help="DICOM output of a source that is not DICOM; not with a manifest.",
+        show_default=False,
     ),
 ]
 PatientName = Annotated[
     str | None,
     typer.Option(
-        "--patient-name", help="DICOM output of a source that is not DICOM.", show_default=False
+        "--patient-name",
+        help="DICOM output of a source that is not DICOM; not with a manifest.",
+        show_default=False,
     ),
 ]
 BodyPart = Annotated[
@@ -117,6 +121,12 @@ def labels(
         return None
     if key_file and not deidentify:
         raise typer.BadParameter("goes with --deidentify", param_hint="--deidentify-key")
+    if deidentify and texts["seed"] is not None and key_file is None:
+        raise typer.BadParameter(
+            "with --deidentify a re-run is recognized only with --deidentify-key, which makes "
+            "the same UIDs again",
+            param_hint="--seed",
+        )
     from medp2p.io import DicomOutput
 
     return DicomOutput(**texts, deidentify_key=_key(key_file) if deidentify else None)

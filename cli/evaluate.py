@@ -10,17 +10,20 @@ import typer
 from . import options
 from .progress import progress_bar
 
-EXIT_SOME_FAILED = 3
-
 
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(help="Predicted image, or a folder of CASE.nii.gz or CASE/.")
+        Path,
+        typer.Argument(
+            help="Predicted image or DICOM folder, or a folder of them: CASE.nii.gz or CASE/. "
+            "Where a case has a DICOM folder and an image file of one name, the file counts."
+        ),
     ],
     reference: Annotated[
         Path,
         typer.Argument(
-            help="True image, a folder of CASE/ct.nii.gz or CASE.nii.gz, or a manifest.csv."
+            help="True image or DICOM folder, a folder of CASE/ct.nii.gz, CASE/ct.dcm, CASE/ct/ "
+            "or CASE.nii.gz, or a manifest.csv."
         ),
     ],
     mask: Annotated[
@@ -51,9 +54,11 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        Literal["train", "validation", "test", "all"],
-        typer.Option("--split", help="With a manifest: which cases."),
-    ] = "test",
+        Literal["train", "validation", "test", "all"] | None,
+        typer.Option(
+            "--split", help="With a manifest: which cases. Default: test.", show_default=False
+        ),
+    ] = None,
     resample: Annotated[
         bool,
         typer.Option(
@@ -85,11 +90,18 @@ def evaluate(
     from medp2p import evaluation
     from medp2p.metrics import choose_profile
 
+    if split and reference.suffix.lower() != ".csv":
+        raise typer.BadParameter("only with a manifest", param_hint="--split")
     chosen = choose_profile(profile, value_range)
     if csv_path:
         options.refuse_outputs_early([csv_path], overwrite)
     pairs, failures = evaluation.pair_paths(
-        prediction, reference, mask=mask, target_name=target_name, mask_name=mask_name, split=split
+        prediction,
+        reference,
+        mask=mask,
+        target_name=target_name,
+        mask_name=mask_name,
+        split=split or "test",
     )
     with progress_bar("evaluating", len(pairs), "case") as advance:
         outcome = evaluation.evaluate_cases(
@@ -108,4 +120,4 @@ def evaluate(
     for case, reason in outcome.failures.items():
         typer.echo(f"medp2p: case {case}: {reason}", err=True)
     if outcome.failures:
-        raise typer.Exit(EXIT_SOME_FAILED)
+        raise typer.Exit(options.EXIT_SOME_FAILED)

@@ -12,7 +12,13 @@ from . import options
 
 
 def manifest(
-    data: Annotated[Path, typer.Argument(help="Folder of case folders: CASE/mr.nii.gz, …")],
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of case folders: CASE/mr.nii.gz, CASE/mr.dcm, or a folder CASE/mr of "
+            "DICOM files, …"
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="The CSV file to write.")],
     preset: options.Preset = None,
     config: options.ConfigFile = None,

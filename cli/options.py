@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from medp2p.config import Config
+
+EXIT_SOME_FAILED = 3
+
+Value = TypeVar("Value")
 
 Preset = Annotated[
     str | None, typer.Option("--preset", "-p", help="A shipped preset; see `medp2p presets`.")
@@ -45,23 +50,39 @@ Series = Annotated[
         show_default=False,
     ),
 ]
-Group = Annotated[
+_GROUP_HELP = "DICOM: which group of a series with several kinds of image, from 1"
+OneGroup = Annotated[
     int | None,
+    typer.Option("--group", metavar="N", min=1, help=f"{_GROUP_HELP}.", show_default=False),
+]
+Group = Annotated[
+    list[int] | None,
     typer.Option(
         "--group",
         metavar="N",
         min=1,
-        help="DICOM: which group of a series with several kinds of image, from 1.",
+        help=f"{_GROUP_HELP}; once, or once for each source.",
         show_default=False,
     ),
 ]
-VolumeNumber = Annotated[
+_VOLUME_HELP = "Which volume of a file or series of several, from 0"
+OneVolume = Annotated[
     int | None,
     typer.Option(
         "--volume",
         metavar="K",
         min=0,
-        help="Which volume of a file or series of several, from 0. Default: refuse several.",
+        help=f"{_VOLUME_HELP}. Default: refuse several.",
+        show_default=False,
+    ),
+]
+Volumes = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--volume",
+        metavar="K",
+        min=0,
+        help=f"{_VOLUME_HELP}; once, or once for each source. Default: refuse several.",
         show_default=False,
     ),
 ]
@@ -74,36 +95,43 @@ Resample = Annotated[
     ),
 ]
 OrientationTolerance = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--orientation-tolerance",
         min=0,
         max=0.1,
-        help="DICOM: direction cosines of slices may differ by this.",
+        help="DICOM: direction cosines of slices may differ by this. Default: 0.001.",
+        show_default=False,
     ),
 ]
 PositionTolerance = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--position-tolerance", min=0, help="DICOM: slices may lie off their line by this, in mm."
+        "--position-tolerance",
+        min=0,
+        help="DICOM: slices may lie off their line by this, in mm. Default: 0.05.",
+        show_default=False,
     ),
 ]
 GapTolerance = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--gap-tolerance",
         min=0,
         max=0.5,
-        help="DICOM: gaps between slices may differ from the median by this share.",
+        help="DICOM: gaps between slices may differ from the median by this share. Default: 0.05.",
+        show_default=False,
     ),
 ]
 TiltTolerance = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--tilt-tolerance",
         min=0,
         max=0.5,
-        help="DICOM: the line of slices may lean from their normal by this, in degrees.",
+        help="DICOM: the line of slices may lean from their normal by this, in degrees. "
+        "Default: 0.5.",
+        show_default=False,
     ),
 ]
 
@@ -120,21 +148,50 @@ def settings(
     return load_config(preset=preset, file=file, assignments=assignments or (), overrides=overrides)
 
 
-def refuse_without_dicom(paths: Iterable[Path], **given: object) -> None:
-    """Refuse options that only DICOM sources heed where there is none."""
+def tolerances(
+    orientation: float | None, position: float | None, gap: float | None, tilt: float | None
+) -> dict[str, Any]:
+    """Return the tolerances that were given, by their names in `medp2p.io.DicomOptions`."""
+    named = {
+        "orientation_tolerance": orientation,
+        "position_tolerance_mm": position,
+        "gap_tolerance": gap,
+        "tilt_tolerance_degrees": tilt,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def is_dicom(source: Path) -> bool:
+    """Say whether a source is read as DICOM: a folder, or a file of no other image format."""
     from medp2p.io import image_suffix
 
-    idle = [name for name, value in given.items() if value]
-    if idle and all(image_suffix(path) for path in paths):
-        raise typer.BadParameter("only for DICOM sources", param_hint=f"--{idle[0]}")
+    with suppress(OSError):
+        return not image_suffix(source) or source.is_dir()
+    return False
 
 
-def one_each(values: list[str], count: int, name: str) -> list[str | None]:
+def refuse_without_dicom(sources: Iterable[Path], given: Iterable[str]) -> None:
+    """Refuse options that only DICOM sources heed where there is none.
+
+    Args:
+        sources: Every source of a run.
+        given: The options that were given, named as the command or `DicomOptions` has them.
+    """
+    idle = [name.removesuffix("_mm").removesuffix("_degrees") for name in given]
+    if idle and not any(map(is_dicom, sources)):
+        raise typer.BadParameter(
+            "only for DICOM sources", param_hint=f"--{idle[0].replace('_', '-')}"
+        )
+
+
+def one_each(values: Sequence[Value], count: int, name: str) -> list[Value | None]:
     """Return one value per source: none given, one for all, or one for each."""
     if len(values) <= 1:
         return [values[0] if values else None] * count
     if len(values) != count:
-        raise typer.BadParameter(f"{len(values)} for {count} sources", param_hint=name)
+        raise typer.BadParameter(
+            f"{len(values)} for {count} sources; give one, or one for each", param_hint=name
+        )
     return list(values)
 
 

@@ -14,7 +14,11 @@ from .progress import progress_bar
 
 def prepare(
     data: Annotated[
-        Path, typer.Argument(help="Folder of case folders (CASE/mr.nii.gz, …), or a manifest.csv.")
+        Path,
+        typer.Argument(
+            help="Folder of case folders (CASE/mr.nii.gz, CASE/mr.dcm, or a folder CASE/mr of "
+            "DICOM files, …), or a manifest.csv."
+        ),
     ],
     output: Annotated[Path, typer.Argument(help="The prepared folder to make.")],
     preset: options.Preset = None,

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medp2p.errors import ManifestError
+from medp2p.errors import ManifestError, MedP2PError, OutputError
 
 from . import dicom_output, options
 from .progress import progress_bar
 
 if TYPE_CHECKING:
     from medp2p.inference import Translator
-    from medp2p.io import DicomOptions, DicomOutput
+    from medp2p.io import DicomOutput
+    from medp2p.manifest import Case
     from medp2p.volume import Volume
 
 
@@ -36,13 +37,19 @@ def translate(
         typer.Option("--mask", help="Body mask: auto (found in the source), none, or an image."),
     ] = "auto",
     split: Annotated[
-        Literal["train", "validation", "test", "all"],
-        typer.Option("--split", help="With a manifest: which cases."),
-    ] = "test",
+        Literal["train", "validation", "test", "all"] | None,
+        typer.Option(
+            "--split", help="With a manifest: which cases. Default: test.", show_default=False
+        ),
+    ] = None,
     to: Annotated[
-        Literal["nifti", "dicom"],
-        typer.Option("--to", help="With a manifest: what to write for each case."),
-    ] = "nifti",
+        Literal["nifti", "dicom"] | None,
+        typer.Option(
+            "--to",
+            help="With a manifest: what to write for each case. Default: nifti.",
+            show_default=False,
+        ),
+    ] = None,
     dtype: Annotated[
         Literal["int16", "float32"] | None,
         typer.Option("--dtype", help="int16 or float32; default int16 for CT, float32 for MR."),
@@ -60,12 +67,12 @@ def translate(
     batch_size: options.BatchSize = 16,
     series: options.Series = None,
     group: options.Group = None,
-    volume: options.VolumeNumber = None,
+    volume: options.Volumes = None,
     resample: options.Resample = False,
-    orientation_tolerance: options.OrientationTolerance = 1e-3,
-    position_tolerance: options.PositionTolerance = 0.05,
-    gap_tolerance: options.GapTolerance = 0.05,
-    tilt_tolerance: options.TiltTolerance = 0.5,
+    orientation_tolerance: options.OrientationTolerance = None,
+    position_tolerance: options.PositionTolerance = None,
+    gap_tolerance: options.GapTolerance = None,
+    tilt_tolerance: options.TiltTolerance = None,
     also_nifti: dicom_output.AlsoNifti = False,
     series_description: dicom_output.SeriesDescription = None,
     series_number: dicom_output.SeriesNumber = None,
@@ -84,19 +91,21 @@ def translate(
     The result has the source's shape and affine, unless --reslice or --resample change it.
     Outside the body a synthetic CT has -1024 HU. CT is written as int16, rounded to the nearest
     HU. A DICOM series gets the source's patient, study and frame of reference, new UIDs, and
-    labels that say that it is synthetic.
+    labels that say that it is synthetic. A manifest's cases that are no DICOM get its patient
+    column as PatientID. A case that fails does not stop the others; exit code 3: some failed.
     """
     from medp2p.checkpoint import load_model
     from medp2p.inference import make_translator
-    from medp2p.io import is_series_name
 
     if len(inputs) < 2:
         raise typer.BadParameter("name the source image and the output", param_hint="INPUT OUTPUT")
     *sources, output = inputs
     from_manifest = sources[0].suffix.lower() == ".csv"
-    if from_manifest and mask not in ("auto", "none"):
-        raise typer.BadParameter("auto or none with a manifest, which names the masks")
-    as_series = to == "dicom" if from_manifest else is_series_name(output)
+    if from_manifest:
+        _refuse_with_manifest(mask, {"--patient-id": patient_id, "--patient-name": patient_name})
+    else:
+        _refuse_without_manifest({"--split": split, "--to": to})
+    as_series = to == "dicom" if from_manifest else _is_series_name(output)
     labels = dicom_output.labels(
         as_series,
         {
@@ -116,64 +125,74 @@ def translate(
     if as_series and dtype:
         raise typer.BadParameter("a DICOM series has 16-bit integers", param_hint="--dtype")
     writing = Writing(labels, also_nifti, dtype, overwrite)
+    reading = Reading(
+        series or [],
+        group or [],
+        volume or [],
+        options.tolerances(
+            orientation_tolerance, position_tolerance, gap_tolerance, tilt_tolerance
+        ),
+        resample,
+    )
     if not from_manifest:
-        _refuse_output(sources, writing.outputs(output), overwrite)
+        reading.check([sources])
+        writing.check(sources, output)
     loaded = load_model(model)
     if labels:
         writing.labels = dicom_output.name_model(labels, model, loaded.hash)
     translator = make_translator(loaded, device=device, precision=precision, batch_size=batch_size)
-    reading = Reading(
-        series or [],
-        {
-            "group": group,
-            "modality": loaded.card.config.preprocessing.source.modality,
-            "orientation_tolerance": orientation_tolerance,
-            "position_tolerance_mm": position_tolerance,
-            "gap_tolerance": gap_tolerance,
-            "tilt_tolerance_degrees": tilt_tolerance,
-        },
-        volume,
-        resample,
-    )
     job = Job(translator, reading, writing, axial=reslice == "axial")
     if from_manifest:
-        _translate_manifest(job, sources[0], output, mask, split)
+        _translate_manifest(job, sources[0], output, mask, split or "test")
         return
     began = time.perf_counter()
-    job.run(sources, output, mask)
+    job.run(sources, output, mask, writing.labels)
     typer.echo(f"{output}: {time.perf_counter() - began:.1f} s")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How sources are read: which series of each, and with what tolerances."""
+    """How sources are read: which series, group and volume of each, with what tolerances."""
 
     series: list[str]
-    dicom: dict[str, Any]
-    volume: int | None
+    groups: list[int]
+    volumes: list[int]
+    tolerances: dict[str, Any]
     resample: bool
 
-    def read(self, paths: list[Path]) -> list[Volume]:
-        """Read one volume per source."""
-        from medp2p.io import read_volume
+    def check(self, cases: list[list[Path]]) -> None:
+        """Refuse options that do not fit the sources of the cases."""
+        choices: dict[str, list[Any]] = {"series": self.series, "group": self.groups}
+        given = [name for name, values in choices.items() if values]
+        options.refuse_without_dicom(
+            [source for sources in cases for source in sources], [*given, *self.tolerances]
+        )
+        for name, values in (*choices.items(), ("volume", self.volumes)):
+            options.one_each(values, len(cases[0]), f"--{name}")
 
-        options.refuse_without_dicom(paths, series=self.series, group=self.dicom["group"])
-        chosen = options.one_each(self.series, len(paths), "--series")
+    def read(self, paths: list[Path], modality: str) -> list[Volume]:
+        """Read one volume per source; of DICOM only series of ``modality``."""
+        from medp2p.io import DicomOptions, read_volume
+
+        count = len(paths)
+        chosen = zip(
+            paths,
+            options.one_each(self.series, count, "--series"),
+            options.one_each(self.groups, count, "--group"),
+            options.one_each(self.volumes, count, "--volume"),
+            strict=True,
+        )
         return [
             read_volume(
                 path,
-                volume_index=self.volume,
+                volume_index=volume,
                 resample=self.resample,
-                dicom=self.dicom_options(key),
+                dicom=DicomOptions(
+                    series=series, group=group, modality=modality, **self.tolerances
+                ),
             )
-            for path, key in zip(paths, chosen, strict=True)
+            for path, series, group, volume in chosen
         ]
-
-    def dicom_options(self, series: str | None) -> DicomOptions:
-        """The options for one source."""
-        from medp2p.io import DicomOptions
-
-        return DicomOptions(series=series, **self.dicom)
 
 
 @dataclass
@@ -189,14 +208,32 @@ class Writing:
         """Everything that is written for one case."""
         return [output, _nifti_beside(output)] if self.also_nifti else [output]
 
-    def write(self, result: Volume, output: Path) -> None:
+    def check(self, sources: list[Path], output: Path) -> None:
+        """Refuse, before any work, outputs and sources that cannot go together."""
+        from medp2p.io import refuse_output_among_inputs
+
+        outputs = self.outputs(output)
+        options.refuse_outputs_early(outputs, self.overwrite)
+        for path in outputs:
+            refuse_output_among_inputs(path, sources)
+            is_series = self.labels is not None and path == output
+            if path.exists() and path.is_dir() != is_series:
+                found, expected = ("a file", "a folder") if is_series else ("a folder", "a file")
+                raise OutputError(f"{path}: is {found}, expected {expected}; name another output")
+        if self.labels and len(set(map(options.is_dicom, sources))) > 1:
+            raise typer.BadParameter(
+                f"{sources[0]} and its other contrasts are of different kinds; for a DICOM output "
+                "give all contrasts as DICOM, or none"
+            )
+
+    def write(self, result: Volume, output: Path, labels: DicomOutput | None) -> None:
         """Write the result as DICOM, as an image file, or both."""
         from medp2p.io import VoxelType, write_dicom_series, write_volume
 
         default: VoxelType = "int16" if result.units == "HU" else "float32"
         images = self.outputs(output)
-        if self.labels:
-            write_dicom_series(result, images.pop(0), self.labels, overwrite=self.overwrite)
+        if labels:
+            write_dicom_series(result, images.pop(0), labels, overwrite=self.overwrite)
         for path in images:
             write_volume(result, path, dtype=self.dtype or default, overwrite=self.overwrite)
 
@@ -210,17 +247,19 @@ class Job:
     writing: Writing
     axial: bool
 
-    def run(self, sources: list[Path], output: Path, mask: str) -> None:
-        """Translate one case."""
+    def run(self, sources: list[Path], output: Path, mask: str, labels: DicomOutput | None) -> None:
+        """Translate one case; ``labels`` as in `Writing`, with the case's own patient."""
         from medp2p.io import check_output, read_volume
         from medp2p.volume import axial_grid
 
-        volumes = self.reading.read(sources)
-        if self.writing.labels:
-            check_output(self.writing.labels, volumes[0].dicom, str(sources[0]))
+        settings = self.translator.model.card.config.preprocessing
+        volumes = self.reading.read(sources, settings.source.modality)
+        if labels:
+            check_output(labels, volumes[0].dicom, str(sources[0]))
+            labels = replace(labels, settings=f"mask {mask}")
         body: Any = mask if mask in ("auto", "none") else read_volume(mask)
         onto = axial_grid(volumes[0].grid) if self.axial else None
-        self.writing.write(self.translator(volumes, body, onto), output)
+        self.writing.write(self.translator(volumes, body, onto), output, labels)
 
 
 def _translate_manifest(job: Job, manifest: Path, output: Path, mask: str, split: str) -> None:
@@ -240,26 +279,73 @@ def _translate_manifest(job: Job, manifest: Path, output: Path, mask: str, split
             f"{manifest}: the model needs the sources {', '.join(names)}, and there is no column "
             f"source_{missing[0]}"
         )
+    sources = {case.name: [case.sources[name] for name in names] for case in cases}
+    job.reading.check(list(sources.values()))
+    labels = {}
     for case in cases:
-        _refuse_output(
-            [case.sources[name] for name in names],
-            job.writing.outputs(outputs[case.name]),
-            job.writing.overwrite,
-        )
+        job.writing.check(sources[case.name], outputs[case.name])
+        labels[case.name] = _labels_of_case(job.writing.labels, case, sources[case.name], manifest)
+    failures = {}
     with progress_bar("translating", len(cases), "case") as advance:
         for case in cases:
             body = str(case.mask) if mask == "auto" and case.mask else mask
-            job.run([case.sources[name] for name in names], outputs[case.name], body)
+            try:
+                job.run(sources[case.name], outputs[case.name], body, labels[case.name])
+            except MedP2PError as error:
+                failures[case.name] = " ".join(str(error).splitlines())
             advance(note=case.name)
-    typer.echo(f"{output}: {len(cases)} cases")
+    for name, reason in failures.items():
+        typer.echo(f"medp2p: case {name}: {reason}", err=True)
+    if len(failures) == len(cases):
+        raise typer.Exit(1)
+    typer.echo(f"{output}: {len(cases) - len(failures)} cases")
+    if failures:
+        raise typer.Exit(options.EXIT_SOME_FAILED)
 
 
-def _refuse_output(sources: list[Path], outputs: list[Path], overwrite: bool) -> None:
-    from medp2p.io import refuse_output_among_inputs
+def _labels_of_case(
+    labels: DicomOutput | None, case: Case, sources: list[Path], manifest: Path
+) -> DicomOutput | None:
+    """Return the labels with the manifest's patient where no DICOM source says who it is."""
+    from medp2p.io.dicom_deidentify import UidMap
 
-    options.refuse_outputs_early(outputs, overwrite)
-    for output in outputs:
-        refuse_output_among_inputs(output, sources)
+    if labels is None or options.is_dicom(sources[0]):
+        return labels
+    patient = case.patient
+    if not (0 < len(patient) <= 64 and patient.isprintable() and "\\" not in patient):
+        raise ManifestError(
+            f"{manifest}: case {case.name}: the patient cannot be written as PatientID; expected "
+            "1 to 64 printable characters without a backslash"
+        )
+    if labels.deidentify_key:
+        patient = UidMap(labels.deidentify_key).pseudonym(patient)
+    return replace(labels, patient_id=patient)
+
+
+def _refuse_with_manifest(mask: str, identity: dict[str, str | None]) -> None:
+    if mask not in ("auto", "none"):
+        raise typer.BadParameter("auto or none with a manifest, which names the masks")
+    for option, value in identity.items():
+        if value is not None:
+            raise typer.BadParameter(
+                "a manifest's cases have a patient each; it has a column for it",
+                param_hint=option,
+            )
+
+
+def _refuse_without_manifest(given: dict[str, str | None]) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise typer.BadParameter("only with a manifest", param_hint=option)
+
+
+def _is_series_name(output: Path) -> bool:
+    from medp2p.io import is_series_name
+
+    try:
+        return is_series_name(output)
+    except OutputError as error:
+        raise OutputError(f"{error}; a DICOM folder needs a name without a dot") from None
 
 
 def _nifti_beside(folder: Path) -> Path:

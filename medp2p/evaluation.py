@@ -27,8 +27,8 @@ from medp2p.errors import (
     MedP2PError,
 )
 from medp2p.files import write_text
-from medp2p.io import image_name, is_image, read_volume
-from medp2p.manifest import Case, read_manifest
+from medp2p.io import is_image, read_volume
+from medp2p.manifest import Case, is_named_image, name_without_suffix, read_manifest
 from medp2p.metrics import TISSUES_HU, Profile, available_metrics
 from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
 from medp2p.volume import Volume, reorient
@@ -288,7 +288,7 @@ def pair_paths(
         return pair_folders(
             prediction, reference, masks=mask, target_name=target_name, mask_name=mask_name
         )
-    return [CaseFiles(image_name(prediction), prediction, reference, mask)], {}
+    return [CaseFiles(name_without_suffix(prediction), prediction, reference, mask)], {}
 
 
 def pair_manifest(
@@ -336,10 +336,13 @@ def pair_folders(
 ) -> tuple[list[CaseFiles], dict[str, str]]:
     """Match the cases of two folders by name.
 
-    A prediction is ``CASE.nii.gz`` (any image format) or the one image in the folder
-    ``CASE/``; among several images the one called `PREDICTION_NAMES` or ``target_name``.
-    A reference is ``CASE/ct.nii.gz``, with ``CASE/mask.nii.gz`` beside it if there is one, or
-    ``CASE.nii.gz``. A mask in a folder of its own is ``CASE/mask.nii.gz`` or ``CASE.nii.gz``.
+    A prediction is ``CASE.nii.gz`` (any image format, ``CASE.dcm`` too), a folder ``CASE/`` of
+    DICOM files, or the one image in the folder ``CASE/``; among several images the one called
+    `PREDICTION_NAMES` or ``target_name``.
+    A reference is ``CASE/ct.nii.gz`` (``CASE/ct.dcm``, a DICOM folder ``CASE/ct/``), with
+    ``CASE/mask.nii.gz`` beside it if there is one, or ``CASE.nii.gz``. A mask in a folder of its
+    own is ``CASE/mask.nii.gz`` or ``CASE.nii.gz``.
+    Where a DICOM folder and one image file have the same place and name, the file counts.
     Case folders may lie in others that hold no image (``brain/CASE/``, `CASE_FOLDER_LEVELS`).
     Where some cases have a mask, all must: their mean would mix two definitions.
 
@@ -632,11 +635,13 @@ def _images_by_case(
     if not folder.is_dir():
         raise ImageReadError(f"{folder}: no such folder; check the path")
     found: dict[str, list[Path]] = {}
-    for image in sorted(filter(is_image, folder.iterdir())):
-        found.setdefault(image_name(image), []).append(image)
-    for case_folder in _case_folders(folder, CASE_FOLDER_LEVELS):
+    for image in sorted(folder.iterdir()):
+        if _is_image_of_a_case(image, names):
+            found.setdefault(name_without_suffix(image), []).append(image)
+    for case_folder in _case_folders(folder, CASE_FOLDER_LEVELS, names):
         found.setdefault(case_folder.name, []).extend(_images_in(case_folder, names, any_single))
     unusable = {}
+    found = {case: _without_twin_series(images) for case, images in found.items()}
     for case, images in found.items():
         if len(images) > 1:
             listed = ", ".join(str(path.relative_to(folder)) for path in images)
@@ -647,20 +652,39 @@ def _images_by_case(
     return {case: images[0] for case, images in found.items() if case not in unusable}, unusable
 
 
-def _case_folders(folder: Path, levels: int) -> Iterator[Path]:
+def _is_image_of_a_case(path: Path, names: Sequence[str]) -> bool:
+    """Whether this is ``CASE.nii.gz``, ``CASE.dcm`` or ``CASE/``, a folder of one series."""
+    if path.is_dir():
+        return is_image(path) and not _holds_named(path, names)
+    is_dicom_name = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
+    return is_image(path) or (is_dicom_name and is_named_image(path, [path.stem]))
+
+
+def _holds_named(folder: Path, names: Sequence[str]) -> bool:
+    return any(is_named_image(path, names) for path in folder.iterdir() if path.is_file())
+
+
+def _without_twin_series(images: list[Path]) -> list[Path]:
+    """Leave out a DICOM folder that has an image file of the same name beside it."""
+    files = {path.parent / name_without_suffix(path) for path in images if path.is_file()}
+    return [path for path in images if not path.is_dir() or path not in files]
+
+
+def _case_folders(folder: Path, levels: int, names: Sequence[str]) -> Iterator[Path]:
     """List the folders that hold images, but none inside such a folder."""
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or not entry.is_dir():
             continue
-        if any(map(is_image, entry.iterdir())):
+        if any(is_image(path) or is_named_image(path, names) for path in entry.iterdir()):
             yield entry
         elif levels > 1:
-            yield from _case_folders(entry, levels - 1)
+            yield from _case_folders(entry, levels - 1, names)
 
 
 def _images_in(folder: Path, names: tuple[str, ...], any_single: bool) -> list[Path]:
-    images = [path for path in sorted(folder.iterdir()) if is_image(path)]
-    named = [path for path in images if image_name(path) in names]
+    entries = sorted(folder.iterdir())
+    named = [path for path in entries if is_named_image(path, names)]
+    images = [path for path in entries if is_image(path)]
     if not named and any_single and len(images) == 1:
         return images
     return named

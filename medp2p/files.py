@@ -25,6 +25,8 @@ _REASONS = {
     errno.EPERM: "no permission to write there; choose another place",
     errno.ENOTDIR: "a part of this path is a file; choose another place",
     errno.EEXIST: "a part of this path is a file; choose another place",
+    errno.ENOENT: "this place cannot hold it; choose another place",
+    errno.ELOOP: "its links go round in a circle; choose another place",
     errno.EISDIR: "it is a folder; choose another name",
     errno.EFBIG: "the file system cannot hold so large a file; choose another place",
     errno.EIO: "the disk reports an error; choose another place",
@@ -33,9 +35,17 @@ _REASONS = {
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise OutputError if ``path`` exists and must not be replaced."""
-    if not overwrite and (path.exists() or path.is_symlink()):
-        raise OutputError(f"{path}: exists already; name another output or pass --overwrite")
+    """Raise OutputError if ``path`` exists and must not be replaced, or can be no name.
+
+    An empty folder is refused with ``overwrite`` too: nothing shows that it may be replaced.
+    """
+    with output_errors(path):
+        if path.is_dir() and not any(path.iterdir()):
+            raise OutputError(
+                f"{path}: is a folder that holds nothing; remove it or name another output"
+            )
+        if not overwrite and (path.exists() or path.is_symlink()):
+            raise OutputError(f"{path}: exists already; name another output or pass --overwrite")
 
 
 @contextmanager
@@ -44,9 +54,9 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0)
-        if reason is None:
+        if error.errno is None:
             raise
+        reason = _REASONS.get(error.errno, f"{error.strerror}; choose another place")
         raise OutputError(f"{path}: cannot be written: {reason}") from error
 
 
@@ -83,22 +93,23 @@ def atomic_folder(
     Args:
         path: The folder to make.
         marker: A file that every folder of this kind holds. Only a folder that holds it is
-            ever replaced, so that ``overwrite`` can take away nothing else.
+            ever replaced, so that ``overwrite`` can take away nothing else. A link to a
+            folder stays, and what it points to is replaced.
         overwrite: Whether an existing folder may be replaced.
 
     Raises:
         OutputError: As for `atomic_file`, and if what is there is no folder of this kind.
     """
-    path = path.absolute()
+    refuse_existing(path, overwrite)
+    path = path.resolve() if path.is_dir() else path.absolute()
     with output_errors(path):
-        refuse_existing(path, overwrite)
         if path.exists() and not (marker and (path / marker).is_file()):
             raise OutputError(
                 f"{path}: is there and holds no {marker or 'mark of ours'}, so it is not "
                 "replaced; name another output"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}"))
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".tmp-"))
         temporary.chmod(0o777 & ~_umask())
         try:
             yield temporary

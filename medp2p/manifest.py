@@ -18,9 +18,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from medp2p.config import DataSettings
-from medp2p.errors import ManifestError
+from medp2p.errors import ImageReadError, ManifestError
 from medp2p.files import files_below, write_text
-from medp2p.io import READ_SUFFIXES, image_name, image_suffix, is_dicom_folder, is_image
+from medp2p.io import READ_SUFFIXES, image_name, image_suffix, is_dicom_file, is_image
 
 Split = Literal["train", "validation", "test"]
 
@@ -61,28 +61,28 @@ def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
     """List the cases of a folder that holds one folder per case.
 
     Files are found by name without suffix (``mr.nii.gz``, ``ct.mha``, …), as in the SynthRAD
-    challenges; a folder of that name that holds DICOM files is an image too. Folders at any
-    depth count, so ``brain/1BA001/mr.nii.gz`` is found too; the case is named by its own folder.
+    challenges; a DICOM file of that name (``mr.dcm`` or ``mr``), or a folder that holds DICOM
+    files at any depth, is an image too. Case folders may lie at any depth, so
+    ``brain/1BA001/mr.nii.gz`` is found; the case is named by its own folder.
     Links are followed, hidden files and folders left out.
 
     Raises:
         ManifestError: If there is no case, a case lacks an image, two cases share a name, or
             an image is there in two formats.
+        ImageReadError: If a file or folder cannot be read.
     """
     if not folder.is_dir():
         raise ManifestError(
             f"{folder}: not a folder; expected a folder of case folders or a manifest (.csv)"
         )
     wanted = (*settings.sources, settings.target)
-    below = list(files_below(folder))
-    series = {path.parent for path in below if path.parent.name in wanted}
-    found = {path.parent for path in (*below, *series) if _name_of(path) in wanted}
-    if not found:
+    folders = _case_folders(folder, wanted)
+    if not folders:
         raise ManifestError(
             f"{folder}: no case found; expected files like CASE/{wanted[0]}.nii.gz and "
-            f"CASE/{wanted[-1]}.nii.gz (set data.sources and data.target for other names)"
+            f"CASE/{wanted[-1]}.nii.gz, or folders CASE/{wanted[0]} and CASE/{wanted[-1]} of "
+            "DICOM files (set data.sources and data.target for other names)"
         )
-    folders = sorted(found)
     names = [case.name for case in folders]
     patients = [_patient_of(name, settings.patient_pattern) for name in names]
     splits = split_patients(patients, settings)
@@ -244,11 +244,58 @@ def _patient_of(case: str, pattern: str | None) -> str:
     return match.group(1)
 
 
+def is_named_image(path: Path, names: Sequence[str]) -> bool:
+    """Say whether a path is an image of one of these names.
+
+    Such are a file of an image format, a DICOM file with the suffix ``.dcm`` or none, and a
+    folder that holds DICOM files at any depth.
+
+    Raises:
+        ImageReadError: If a file or folder of that name cannot be read.
+    """
+    if name_without_suffix(path) not in names:
+        return False
+    if path.is_dir():
+        return any(map(_is_dicom, files_below(path)))
+    return path.is_file() and (is_image(path) if image_suffix(path) else _is_dicom(path))
+
+
+def name_without_suffix(path: Path) -> str:
+    """Return an image's name: ``"mr"`` for ``mr.nii.gz``, ``mr.dcm`` or a folder ``mr``."""
+    is_dicom_name = path.suffix.lower() == ".dcm" and not path.is_dir()
+    return path.stem if is_dicom_name else image_name(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        return is_dicom_file(path)
+    except OSError as error:
+        raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _case_folders(folder: Path, wanted: Sequence[str]) -> list[Path]:
+    """Find the folders that hold an image of a wanted name."""
+    below = list(files_below(folder))
+    series = {s for path in below if (s := _folder_named(path, folder, wanted)) is not None}
+    outer = {parent for path in series for parent in path.parents}
+    series = {path for path in series - outer if is_named_image(path, wanted)}
+    files = (path for path in below if series.isdisjoint(path.parents))
+    images = (*series, *(path for path in files if is_named_image(path, wanted)))
+    return sorted({path.parent for path in images})
+
+
+def _folder_named(path: Path, top: Path, names: Sequence[str]) -> Path | None:
+    """Return the innermost folder of one of these names that a file below ``top`` lies in."""
+    inside = (parent for parent in path.parents if parent.is_relative_to(top) and parent != top)
+    return next((parent for parent in inside if parent.name in names), None)
+
+
 def _find_image(folder: Path, name: str) -> Path:
     files = _images_named(folder, name)
     if not files:
         raise ManifestError(
-            f"{folder}: no {name} image; expected {name}.nii.gz (or {', '.join(READ_SUFFIXES)})"
+            f"{folder}: no {name} image; expected {name}.nii.gz (or {', '.join(READ_SUFFIXES)}, "
+            f".dcm) or a folder {name} of DICOM files"
         )
     if len(files) > 1:
         raise ManifestError(
@@ -264,10 +311,4 @@ def _find_mask(folder: Path, name: str | None) -> Path | None:
 
 
 def _images_named(folder: Path, name: str) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if _name_of(path) == name]
-
-
-def _name_of(path: Path) -> str | None:
-    """The name of an image without its suffix, or None."""
-    is_image_file = path.is_file() and bool(image_suffix(path)) and is_image(path)
-    return image_name(path) if is_image_file or is_dicom_folder(path) else None
+    return [path for path in sorted(folder.iterdir()) if is_named_image(path, [name])]

@@ -15,6 +15,7 @@ import pytest
 from conftest import TINY_SETTINGS, make_pair, refused, run
 
 from medp2p.cli import app
+from medp2p.cli.translate import Reading
 from medp2p.io import read_volume, write_volume
 
 SHAPE = (40, 36, 10)
@@ -101,7 +102,7 @@ def test_a_study_is_searched_for_the_model_s_modality(capsys, model_file, tmp_pa
     done(capsys, "translate", tmp_path / "study", tmp_path / "out.nii.gz", "-m", model_file)
     line = refused(capsys, "convert", tmp_path / "study", tmp_path / "one.nii.gz")
     assert "2 series" in line
-    key = line.split("--series KEY: ")[1].split(" ")[0]
+    key = line.split(", of: ")[1].split(" ")[0]
     done(capsys, "convert", tmp_path / "study", tmp_path / "one.nii.gz", "--series", key)
     write_series(tmp_path / "study" / "c", "MR", name="third")
     line = refused(capsys, "translate", tmp_path / "study", tmp_path / "2.nii.gz", "-m", model_file)
@@ -203,6 +204,182 @@ def test_series_in_case_folders_are_prepared_and_evaluated(capsys, trained_run, 
     done(capsys, "evaluate", tmp_path / "dicom" / "case_0", one)
 
 
+def image_of(series: Path, path: Path) -> Path:
+    write_volume(read_volume(series), path)
+    return path
+
+
+def test_groups_and_volumes_are_chosen_source_by_source(capsys, mr_series, model_file, tmp_path):
+    echoes = phantoms.slices(SCAN) + phantoms.slices(SCAN)
+    for number, ds in enumerate(echoes):
+        ds.EchoTime, ds.EchoNumbers = (("10", "1"), ("90", "2"))[number >= SHAPE[2]]
+        ds.SOPInstanceUID = f"1.2.3.{number}"
+        phantoms.set_pixels(ds, np.full(SHAPE[1::-1], number >= SHAPE[2], "<u2").tobytes())
+    phantoms.write(tmp_path / "echoes", echoes, 0)
+    reading = Reading([], [1, 2], [], {}, False)
+    first, second = reading.read([tmp_path / "echoes"] * 2, "MR")
+    assert (second.array > first.array).all()
+    one, two, three = (["--volume", "0"] * n for n in (1, 2, 3))
+    arguments = ("translate", mr_series, mr_series, tmp_path / "out.nii.gz", "-m", model_file)
+    for counts in (three, ["--group", "1"] * 3, ["--series", "1"] * 3):
+        code, _, err = run(capsys, *arguments, *counts)
+        assert code == 2
+        assert "3 for 2 sources" in err
+    for counts in (one, two):
+        assert "model" in refused(capsys, *arguments, *counts)
+
+
+def manifest_of(path: Path, *rows: tuple[str, str, Path]) -> Path:
+    """A manifest of cases without a use for their target."""
+    lines = ["case,patient,split,source_mr,target"]
+    for name, patient, source in rows:
+        (path.parent / f"target_{name}.nii").touch()
+        lines.append(f"{name},{patient},test,{source},target_{name}.nii")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_manifest_says_who_the_patients_are(capsys, mr_series, model_file, tmp_path):
+    shutil.copytree(mr_series, tmp_path / "series")
+    rows = [
+        ("a", "P1", image_of(mr_series, tmp_path / "a.nii")),
+        ("b", "P2", image_of(mr_series, tmp_path / "b.nii")),
+        ("c", "P3", tmp_path / "series"),
+    ]
+    manifest = manifest_of(tmp_path / "m.csv", *rows)
+    command = ("translate", manifest, tmp_path / "out", "-m", model_file, "--to", "dicom")
+    for option in ("--patient-id", "--patient-name"):
+        code, _, err = run(capsys, *command, option, "x")
+        assert code == 2
+        assert option in err
+    done(capsys, *command)
+
+    def patient(case: str) -> str:
+        return str(pydicom.dcmread(next((tmp_path / "out" / case).iterdir())).PatientID)
+
+    source = str(pydicom.dcmread(next(mr_series.iterdir())).PatientID)
+    assert [patient(case) for case in "abc"] == ["P1", "P2", source]
+    done(capsys, *command, "--overwrite", "--deidentify")
+    assert len({patient(case) for case in "abc"} - {"P1", "P2", source}) == 3
+    for bad in ("x" * 65, "a\\b", "a\tb"):
+        manifest_of(tmp_path / "bad.csv", ("a", bad, tmp_path / "a.nii"))
+        bad_command = ("translate", tmp_path / "bad.csv", tmp_path / "bad", *command[3:])
+        assert "PatientID" in refused(capsys, *bad_command)
+    done(capsys, *bad_command[:-2])
+
+
+def test_contrasts_of_different_kinds_are_no_source_of_a_series(
+    capsys, mr_series, model_file, tmp_path
+):
+    image = image_of(mr_series, tmp_path / "mr.nii.gz")
+    for sources in ((mr_series, image), (image, mr_series)):
+        code, _, err = run(capsys, "translate", *sources, tmp_path / "out", "-m", model_file)
+        assert code == 2
+        assert "all contrasts as DICOM" in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--group", "1"],
+        ["--orientation-tolerance", "0.001"],
+        ["--position-tolerance", "0.05"],
+        ["--gap-tolerance", "0.05"],
+        ["--tilt-tolerance", "0.5"],
+    ],
+)
+def test_tolerances_need_dicom(capsys, mr_series, model_file, tmp_path, options):
+    image = image_of(mr_series, tmp_path / "mr.nii.gz")
+    manifest = manifest_of(tmp_path / "m.csv", ("a", "a", image))
+    for command in (
+        ("convert", image, tmp_path / "out.nii.gz"),
+        ("translate", image, tmp_path / "out.nii.gz", "-m", model_file),
+        ("translate", manifest, tmp_path / "out", "-m", model_file),
+    ):
+        code, _, err = run(capsys, *command, *options)
+        assert code == 2
+        assert options[0] in err
+    done(capsys, "convert", mr_series, tmp_path / "out.nii.gz", *options)
+
+
+def test_options_of_a_manifest_need_one(capsys, mr_series, model_file, tmp_path):
+    for options in (["--to", "dicom"], ["--split", "test"]):
+        code, _, err = run(
+            capsys, "translate", mr_series, tmp_path / "out", "-m", model_file, *options
+        )
+        assert code == 2
+        assert options[0] in err
+    assert run(capsys, "evaluate", mr_series, mr_series, "--split", "test")[0] == 2
+
+
+def test_a_seed_needs_a_key_where_there_is_no_patient(capsys, mr_series, model_file, tmp_path):
+    command = ("translate", mr_series, tmp_path / "out", "-m", model_file)
+    command += ("--seed", "1", "--deidentify")
+    code, _, err = run(capsys, *command)
+    assert code == 2
+    assert "--seed" in err
+    (tmp_path / "key").write_bytes(bytes(32))
+    done(capsys, *command, "--deidentify-key", tmp_path / "key")
+
+
+def test_both_outputs_of_a_manifest_are_evaluated_once(capsys, mr_series, model_file, tmp_path):
+    image_of(mr_series, tmp_path / "mr.nii.gz")
+    done(capsys, "translate", tmp_path / "mr.nii.gz", tmp_path / "ct.nii.gz", "-m", model_file)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("case,split,source_mr,target\na,test,mr.nii.gz,ct.nii.gz\n")
+    command = ("translate", manifest, tmp_path / "out", "-m", model_file, "--to", "dicom")
+    done(capsys, *command, "--also-nifti")
+    out, _ = done(capsys, "evaluate", tmp_path / "out", manifest, "--json")
+    assert [case["case"] for case in json.loads(out)["cases"]] == ["a"]
+
+
+def test_a_bad_case_does_not_stop_the_others(capsys, mr_series, ct_series, model_file, tmp_path):
+    rows = [("bad", "bad", ct_series), ("good", "good", mr_series)]
+    manifest = manifest_of(tmp_path / "m.csv", *rows)
+    command = ("translate", manifest, tmp_path / "out", "-m", model_file)
+    code, out, err = run(capsys, *command)
+    assert code == 3
+    assert "medp2p: case bad: " in err
+    assert "case good" not in err
+    assert out.endswith("out: 1 cases\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.nii.gz"]
+    assert "--overwrite" in refused(capsys, *command)
+    manifest_of(tmp_path / "m.csv", rows[0])
+    assert "case bad: " in refused(capsys, *command)
+
+
+def test_places_for_a_series(capsys, mr_series, model_file, tmp_path):
+    command = ("-m", model_file, "--overwrite")
+    line = refused(capsys, "translate", mr_series, tmp_path / "patient.001", *command)
+    assert "name without a dot" in line
+    (tmp_path / "empty").mkdir()
+    line = refused(capsys, "translate", mr_series, tmp_path / "empty", *command)
+    assert "holds nothing" in line
+    for place in ("/proc/medp2p", "/proc/medp2p.nii.gz", "/proc/self/x/y"):
+        assert "cannot be written" in refused(capsys, "translate", mr_series, place, *command)
+    for name in ("x" * 300, "x" * 300 + ".nii.gz"):
+        assert "too long" in refused(capsys, "translate", mr_series, tmp_path / name, *command[:2])
+        assert "too long" in refused(capsys, "translate", tmp_path / name, tmp_path / "o", *command)
+    assert "too long" in refused(
+        capsys, "convert", tmp_path / ("x" * 300 + ".nii"), tmp_path / "a.nii"
+    )
+    done(capsys, "translate", mr_series, tmp_path / ("x" * 250), *command)
+    done(capsys, "translate", mr_series, tmp_path / ("x" * 243 + ".nii.gz"), *command)
+
+
+def test_an_impossible_image_file_leaves_the_series(capsys, mr_series, model_file, tmp_path):
+    out = tmp_path / "out"
+    command = ("translate", mr_series, out, "-m", model_file, "--overwrite")
+    done(capsys, *command)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (tmp_path / "out.nii.gz").mkdir()
+    (tmp_path / "out.nii.gz" / "note").touch()
+    assert "is a folder" in refused(capsys, *command, "--also-nifti", "--seed", "1")
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(capsys, "translate", mr_series, tmp_path / "file", *command[3:])
+
+
 def test_a_time_series_asks_for_a_volume(capsys, tmp_path):
     datasets = phantoms.repeated(3, TemporalPositionIdentifier=lambda t, _: t + 1)(
         phantoms.slices()
@@ -271,3 +448,13 @@ def test_every_command_is_there() -> None:
     assert "inspect" in {command.name or "" for command in app.registered_commands} | {
         command.callback.__name__ for command in app.registered_commands if command.callback
     }
+
+
+def test_a_seed_tells_masks_apart(capsys, mr_series, model_file, tmp_path):
+    """Other voxels under known UIDs would be dropped by an archive; a re-run is recognized."""
+    uids = []
+    for n, mask in enumerate(("auto", "none", "auto")):
+        out = tmp_path / str(n)
+        done(capsys, "translate", mr_series, out, "-m", model_file, "--seed", "7", "--mask", mask)
+        uids.append(pydicom.dcmread(min(out.iterdir())).SOPInstanceUID)
+    assert uids[0] == uids[2] != uids[1]

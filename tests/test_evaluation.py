@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import dicom_phantoms as phantoms
 import nibabel as nib
 import numpy as np
 import pytest
@@ -398,6 +399,34 @@ def test_nested_case_folders_are_found(folders: tuple[Path, Path]) -> None:
     save(references / "abdomen/p2/ct.nii.gz", ct_array())
     failures = pair_folders(predictions, references)[1]
     assert "several images for one case: abdomen/p2/ct.nii.gz, pelvis/p2/ct" in failures["p2"]
+
+
+def test_dicom_files_and_folders_are_paired(tmp_path: Path) -> None:
+    slices = phantoms.slices()
+    predictions, references = tmp_path / "sct", tmp_path / "data"
+    phantoms.write(predictions / "p1", slices, 0)
+    save(predictions / "p1.nii.gz", ct_array())
+    (predictions / "p2.dcm").write_bytes(next((predictions / "p1").iterdir()).read_bytes())
+    phantoms.write(predictions / "p3" / "series", slices, 0)
+    phantoms.write(references / "p1" / "ct" / "1" / "2", slices, 0)
+    for name in ("mr", "ct"):
+        save(references / "p2" / "mask.nii.gz", mask_array()).unlink()
+        (references / "p2" / f"{name}.dcm").write_bytes((predictions / "p2.dcm").read_bytes())
+        phantoms.write(references / "p3" / name, slices, 0)
+    pairs, failures = pair_folders(predictions, references)
+    assert failures == {}
+    assert [str(pair.prediction.relative_to(predictions)) for pair in pairs] == [
+        "p1.nii.gz",
+        "p2.dcm",
+        "p3/series",
+    ]
+    assert [str(pair.reference.relative_to(references)) for pair in pairs] == [
+        "p1/ct",
+        "p2/ct.dcm",
+        "p3/ct",
+    ]
+    save(predictions / "p1.nii", ct_array())
+    assert "p1.nii, p1.nii.gz" in pair_folders(predictions, references)[1]["p1"]
 
 
 def manifest_of(references: Path, *, unmasked: tuple[str, ...] = ()) -> list[Case]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from medp2p.errors import OutputError
-from medp2p.files import atomic_file, atomic_folder, files_below, write_text
+from medp2p.files import atomic_file, atomic_folder, files_below, refuse_existing, write_text
 from medp2p.io import WRITE_SUFFIXES, read_volume, write_volume
 from medp2p.volume import Volume
 
@@ -132,6 +132,53 @@ def test_folders_of_another_kind_are_never_replaced(tmp_path: Path) -> None:
         ):
             pass
     assert contents(tmp_path) == {"scans/patient.txt": b"precious"}
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
+    for content in (b"old", b"new"):
+        with atomic_folder(tmp_path / "far/out", marker="mark", overwrite=True) as temporary:
+            (temporary / "mark").write_bytes(content)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / "far/out", target_is_directory=True)
+    with atomic_folder(tmp_path / "link", marker="mark", overwrite=True) as temporary:
+        (temporary / "mark").write_bytes(b"newer")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "far") == {"out/mark": b"newer"}
+
+
+def test_an_empty_folder_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for overwrite in (False, True):
+        with (
+            pytest.raises(OutputError, match="holds nothing"),
+            atomic_folder(tmp_path / "out", marker="mark", overwrite=overwrite),
+        ):
+            pass
+        with pytest.raises(OutputError, match="holds nothing"):
+            write_text(tmp_path / "out", "x", overwrite=overwrite)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names of 255 bytes")
+def test_long_names(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / ("n" * 255)):
+        pass
+    write_text(tmp_path / ("m" * 251 + ".txt"), "x")
+    assert len(list(tmp_path.iterdir())) == 2
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="too long"):
+            refuse_existing(tmp_path / ("n" * 256), overwrite)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
+def test_a_place_that_holds_no_files() -> None:
+    for name in ("medp2p", "medp2p/out"):
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_text(Path("/proc") / name, "x")
+        with (
+            pytest.raises(OutputError, match="cannot be written"),
+            atomic_folder(Path("/proc") / name),
+        ):
+            pass
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import dicom_phantoms as phantoms
 import pytest
 from conftest import write_case
 
@@ -136,3 +137,37 @@ def test_links_are_followed_and_hidden_folders_are_not(tmp_path):
 def test_a_missing_manifest_is_refused(tmp_path):
     with pytest.raises(ManifestError, match="no such file"):
         read_manifest(tmp_path / "none.csv")
+
+
+def test_dicom_is_found_as_files_and_at_any_depth(tmp_path):
+    slices = phantoms.slices()
+    write_case(tmp_path / "a", 1)
+    (tmp_path / "a" / "mr.nii.gz").unlink()
+    write_case(tmp_path / "b", 2)
+    for name in ("mr", "ct"):
+        (tmp_path / "b" / f"{name}.nii.gz").unlink()
+    phantoms.write(tmp_path / "b" / "mr" / "1" / "2", slices, 0)
+    image = next((tmp_path / "b" / "mr" / "1" / "2").iterdir()).read_bytes()
+    for name in ("a/mr.dcm", "b/mr/mr.DCM", "b/ct"):
+        (tmp_path / name).write_bytes(image)
+    write_case(tmp_path / "mr" / "c", 3)
+    (tmp_path / "mr" / "c" / "scout").mkdir()
+    (tmp_path / "mr" / "c" / "mr.txt").touch()
+    cases = scan_case_folders(tmp_path, DataSettings())
+    assert [case.name for case in cases] == ["a", "b", "c"]
+    found = [str(case.sources["mr"].relative_to(tmp_path)) for case in cases]
+    assert found == ["a/mr.dcm", "b/mr", "mr/c/mr.nii.gz"]
+    assert cases[1].target == tmp_path / "b" / "ct"
+    (tmp_path / "a" / "mr").write_text("no DICOM")
+    assert scan_case_folders(tmp_path, DataSettings()) == cases
+    (tmp_path / "a" / "mr.dcm").unlink()
+    with pytest.raises(ManifestError, match="a folder mr of DICOM files"):
+        scan_case_folders(tmp_path, DataSettings())
+
+
+def test_a_folder_around_case_folders_may_have_an_image_s_name(tmp_path):
+    for case in ("a", "b", "c"):
+        for name in ("mr", "ct", "scout"):
+            phantoms.write(tmp_path / "mr" / case / name, phantoms.slices(), 0)
+    cases = scan_case_folders(tmp_path, DataSettings())
+    assert [case.name for case in cases] == ["a", "b", "c"]
