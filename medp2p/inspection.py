@@ -6,6 +6,11 @@ is refused, and in which words, is decided by the reader's own rules.
 Nothing that tells who the patient is comes out unless asked for. A series description is shown,
 because without it nobody finds their scan: the words of that header's own names, identifiers
 and dates are taken out of it, and so is what looks like a date or a long number.
+
+That cannot be complete. What the header does not hold in some form is not known to be about the
+patient: nicknames, initials, misspelt or transliterated names, an age, a birth year of two
+digits, a month without a year, a diagnosis, another person. A name of one or two letters, or a
+physician's of three, is found only as a word by itself. Look before you pass a list on.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from medp2p.io.dicom_files import Frame, ImageFile, Scan, quiet_pydicom, read_he
 from medp2p.io.dicom_pixels import check_pixels
 from medp2p.io.dicom_read import stack_affine
 from medp2p.io.dicom_series import (
+    KNOWN_IMAGE_TYPES,
     Group,
     Series,
     Stack,
@@ -41,16 +47,9 @@ from medp2p.io.geometry import refuse_sheared
 from medp2p.volume import Grid, Volume
 
 _IDENTIFYING = (
-    "PatientName",
-    "PatientID",
     "PatientBirthDate",
-    "PatientBirthName",
-    "PatientMotherBirthName",
     "PatientAddress",
     "PatientTelephoneNumbers",
-    "OtherPatientIDs",
-    "OtherPatientNames",
-    "ResponsiblePerson",
     "ReferringPhysicianName",
     "PerformingPhysicianName",
     "PhysiciansOfRecord",
@@ -61,12 +60,43 @@ _IDENTIFYING = (
     "InstitutionAddress",
     "StationName",
     "StudyDate",
-    "StudyID",
-    "AccessionNumber",
 )
-"""Attributes whose words are taken out of descriptions."""
+"""Attributes whose words are taken out of descriptions, beside names and numbers."""
 
-_DATE_OR_NUMBER = r"(?<!\d)(?:\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{6,})"
+_NAMES = (
+    "PatientName",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "OtherPatientNames",
+    "ResponsiblePerson",
+)
+"""Names of the patient and the family: their words of three letters are found inside others."""
+
+_NUMBERS = ("PatientID", "OtherPatientIDs", "StudyID", "AccessionNumber")
+"""Identifiers, which are found however they are divided."""
+
+_OF_DESCRIPTIONS = """
+    abdomen abdominal advanced angio angiography ankle anterior arterial brain breast cardiac
+    cerebral cervical chest contrast coronal coronar cranial delayed dental dixon dorsal dynamic
+    early elbow enhanced flair foot gradient hand head heart inversion kidney knee late lateral
+    left liver lower lumbar lung medial model native neck oblique orbita pancreas parallel pelvic
+    pelvis perpendicular plain portal posterior prostate reconstruction recovery right routine
+    sagittal scan series short shoulder skull spine spleen standard survey tesla thoracic thorax
+    transversal transverse turbo upper venous ventral vertebral wrist
+"""
+_ORDINARY = frozenset([*_OF_DESCRIPTIONS.split(), *map(str.lower, KNOWN_IMAGE_TYPES)])
+"""Words that are left whole where a name of three letters is a part of them."""
+
+_MONTH = (
+    "(?:jan|feb|fév|mar|mär|mrz|apr|avr|may|mai|jun|juin|jul|juil|aug|aoû|sep|oct|okt|nov|dec|dez|"
+    "déc)"
+)
+_DATE_OR_NUMBER = (
+    r"(?<!\d)(?:\d{1,2}[-./]\d{1,2}[-./]\d{2,4}|\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{6,})",
+    rf"(?<![^\W_])\d{{1,2}}[\W_]{{0,2}}{_MONTH}[^\W\d_]*[\W_]{{0,2}}\d{{2,4}}(?!\d)",
+    rf"(?<![^\W\d_]){_MONTH}[^\W\d_]*[\W_]{{0,2}}(?:\d{{1,2}}[\W_]{{1,2}})?(?:19|20)\d\d(?!\d)",
+    rf"(?<!\d)(?:19|20)\d\d[\W_]{{0,2}}{_MONTH}[^\W\d_]*(?:[\W_]{{0,2}}\d{{1,2}})?(?!\d)",
+)
 _JOINERS = "\u200c\u200d"
 _LEFT_OUT = "…"
 _SHORT_WORD = 3
@@ -444,18 +474,55 @@ def _hider(path: Path) -> Hide:
 
     If the header cannot be read, nothing is left of any text, nor of one that is overlong.
     """
-    values = _texts(path, _IDENTIFYING)
+    keywords = (*_NAMES, *_NUMBERS, *_IDENTIFYING)
+    values = _texts(path, keywords)
     if values is None:
         return lambda text: _LEFT_OUT if text else ""
-    words = {word for value in values for word in re.split(r"[\W_]+", value)}
-    patterns = [_DATE_OR_NUMBER]
-    for word in sorted(words, key=len, reverse=True):
-        if len(word) > _SHORT_WORD or not word.isascii():
-            patterns.append(re.escape(word))
-        elif len(word) > 1:
-            patterns.append(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])")
-    pattern = re.compile(rf"(?:(?:{'|'.join(patterns)})[\W_]*)+(?<![\W_])", re.IGNORECASE)
-    return lambda text: pattern.sub(_LEFT_OUT, text) if len(text) <= _LONGEST else _LEFT_OUT
+    stated = dict(zip(keywords, values, strict=True))
+    names = [stated[keyword] for keyword in _NAMES]
+    patterns = [*_DATE_OR_NUMBER, *_birth_year(stated["PatientBirthDate"])]
+    patterns += [_divided(stated[keyword]) for keyword in _NUMBERS]
+    patterns += [_pattern_of(word) for word in sorted(_words_of(values), key=len, reverse=True)]
+    known = re.compile("|".join(filter(None, patterns)), re.IGNORECASE)
+    short = [w for w in _words_of(names) if len(w) == _SHORT_WORD and w.isalpha() and w.isascii()]
+    part = re.compile("|".join(short), re.IGNORECASE) if short else None
+
+    def cut(match: re.Match[str]) -> str:
+        word = match[0]
+        return word if part is None or word.lower() in _ORDINARY else part.sub(_LEFT_OUT, word)
+
+    def hide(text: str) -> str:
+        if len(text) > _LONGEST:
+            return _LEFT_OUT
+        text = re.sub(r"[^\W_]+", cut, known.sub(_LEFT_OUT, text))
+        return re.sub(rf"{_LEFT_OUT}(?:[\W_]*{_LEFT_OUT})+", _LEFT_OUT, text)
+
+    return hide
+
+
+def _words_of(values: Sequence[str]) -> set[str]:
+    return {word for value in values for word in re.split(r"[\W_]+", value)}
+
+
+def _pattern_of(word: str) -> str:
+    """For a word, also inside of another one if it is long; nothing for a single letter."""
+    if len(word) > _SHORT_WORD or not word.isascii():
+        return re.escape(word)
+    return rf"(?<![^\W_]){re.escape(word)}(?![^\W_])" if len(word) > 1 else ""
+
+
+def _birth_year(date: str) -> list[str]:
+    """For the year of birth, with or without a month in digits."""
+    year = re.match(r"\d{4}", date)
+    if year is None:
+        return []
+    return [rf"(?:(?<![^\W_])\d{{1,2}}[-./])?(?<!\d){year[0]}(?:[-./]\d{{1,2}})?(?!\d)"]
+
+
+def _divided(number: str) -> str:
+    """For an identifier of some length, however it is divided or joined."""
+    signs = re.sub(r"[\W_]+", "", number)
+    return r"[\W_]{0,3}".join(map(re.escape, signs)) if len(signs) > _SHORT_WORD else ""
 
 
 def _texts(path: Path, keywords: Sequence[str]) -> tuple[str, ...] | None:

@@ -23,8 +23,9 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import BYTES_VR
 
 import medp2p.io.dicom_deidentify
-from medp2p.errors import ImageReadError
-from medp2p.io.dicom_deidentify import METHOD, UidMap, deidentify
+from medp2p.errors import ConfigError, ImageReadError
+from medp2p.io.dicom_deidentify import METHOD, UidMap, deidentification_codes, deidentify
+from medp2p.io.dicom_uids import MAX_ROOT_LENGTH
 
 TABLE = Path(medp2p.io.dicom_deidentify.__file__).with_name("confidentiality_profile.csv")
 UIDS = UidMap(b"a secret of this test")
@@ -260,16 +261,24 @@ def test_empty_and_padded_uids() -> None:
     assert UIDS.map("1.2.3\0") == UIDS.map("1.2.3 ") == UIDS.map("1.2.3")
 
 
-@pytest.mark.parametrize("root", ["", "1", "1.2.", ".1.2", "1..2", "1.02", "3.1", "1.a", "1." * 40])
+@pytest.mark.parametrize(
+    "root", ["", "1", ".1.2", "1..2", "1.02", "3.1", "1.a", "1.2٣", "1." * 40, "1.2.840.10008"]
+)
 def test_bad_roots(root: str) -> None:
-    with pytest.raises(ValueError, match="UID root"):
+    with pytest.raises(ConfigError, match="root"):
         UidMap(b"key", root)
 
 
 def test_a_root_that_leaves_no_room() -> None:
-    assert len(UidMap(b"key", "1." + "9" * 37).map("1.2.3")) <= 64
-    with pytest.raises(ValueError, match="at most 39 characters"):
-        UidMap(b"key", "1." + "9" * 38)
+    longest = "1." + "9" * (MAX_ROOT_LENGTH - 2)
+    assert len(UidMap(b"key", longest).map("1.2.3")) <= 64
+    with pytest.raises(ConfigError, match=f"at most {MAX_ROOT_LENGTH}"):
+        UidMap(b"key", f"{longest}9")
+
+
+def test_roots_that_are_the_same() -> None:
+    assert UidMap(b"key", "1.2.826.").map("1.2.3") == UidMap(b"key", "1.2.826").map("1.2.3")
+    assert UidMap(b"key", "2.25").map("1.2.3") == UidMap(b"key").map("1.2.3")
 
 
 def test_an_empty_key() -> None:
@@ -431,6 +440,7 @@ def test_patients_stay_apart() -> None:
 def test_what_it_says_of_itself() -> None:
     earlier = Dataset()
     earlier.CodeValue, earlier.CodingSchemeDesignator = "113105", "DCM"
+    earlier.CodeMeaning = "Clean Descriptors Option"
     dataset = Dataset()
     dataset.PatientIdentityRemoved = "NO"
     dataset.DeidentificationMethod = [SECRET, SECRET]
@@ -447,6 +457,69 @@ def test_what_it_says_of_itself() -> None:
     assert code.CodingSchemeDesignator == "DCM"
     assert code.CodeMeaning == "Basic Application Confidentiality Profile"
     assert len(METHOD) <= 64
+
+
+def coded(**values: Any) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator = "113105", "DCM"
+    code.CodeMeaning = "Clean Descriptors Option"
+    for keyword, value in values.items():
+        element = DataElement(keyword, dictionary_VR(keyword), None)
+        element._value = value  # as read: pydicom checks nothing
+        code.add(element)
+    return code
+
+
+def test_codes_of_an_earlier_deidentification_hold_nothing_else() -> None:
+    block = coded(CodingSchemeVersion="01", PatientName=SECRET, ContextUID="1.2.840.10008.6.1.1")
+    block.private_block(0x0029, SECRET, create=True).add_new(0x10, "LO", SECRET)
+    block.SourceImageSequence = [reference(SECRET_UID)]
+    dataset = Dataset()
+    dataset.DeidentificationMethodCodeSequence = [block, coded()]
+    before = copy.deepcopy(dataset)
+    expected = [coded(CodingSchemeVersion="01"), coded()]
+    assert deidentification_codes(dataset) == expected
+    assert dataset == before
+    found = deidentify(dataset, UIDS).DeidentificationMethodCodeSequence
+    assert found[:2] == expected
+    assert [code.CodeValue for code in found] == ["113105", "113105", "113100"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"CodeValue": ""},
+        {"CodeValue": "1" * 17},
+        {"CodeValue": ["113105", "113106"]},
+        {"CodingSchemeDesignator": None},
+        {"CodingSchemeDesignator": "D" * 17},
+        {"CodeMeaning": " "},
+        {"CodeMeaning": "m" * 65},
+        {"CodeMeaning": "Größe"},
+        {"CodeMeaning": "two\nlines"},
+        {"CodeMeaning": 7},
+    ],
+)
+def test_codes_that_are_none_are_left_out(values: dict[str, Any]) -> None:
+    dataset = Dataset()
+    dataset.DeidentificationMethodCodeSequence = [coded(**values), coded(), Dataset()]
+    assert deidentification_codes(dataset) == [coded()]
+
+
+def test_a_version_of_a_code_that_is_none_is_left_out() -> None:
+    dataset = Dataset()
+    dataset.DeidentificationMethodCodeSequence = [coded(CodingSchemeVersion="1" * 17)]
+    assert deidentification_codes(dataset) == [coded()]
+
+
+@pytest.mark.parametrize("vr", ["LO", "OB"])
+def test_no_sequence_of_codes(vr: str) -> None:
+    dataset = Dataset()
+    assert deidentification_codes(dataset) == []
+    tag = tag_for_keyword("DeidentificationMethodCodeSequence")
+    assert tag is not None
+    dataset[tag] = DataElement(tag, vr, SECRET if vr == "LO" else SECRET.encode())
+    assert deidentification_codes(dataset) == []
 
 
 def rich(dataset: Dataset) -> Dataset:
@@ -624,6 +697,17 @@ def check_no_new_complaint(folder: Path, dataset: Dataset) -> None:
 def test_a_valid_image_stays_valid(tmp_path: Path, kind: str) -> None:
     save(valid_image(kind), tmp_path / "a.dcm")
     assert complaints(tmp_path / "a.dcm") == set()
+    result = deidentify(pydicom.dcmread(tmp_path / "a.dcm"), UIDS)
+    result.save_as(tmp_path / "b.dcm", enforce_file_format=True)
+    assert complaints(tmp_path / "b.dcm") == set()
+
+
+@pytest.mark.external
+@pytest.mark.skipif(not DCIODVFY, reason="needs dciodvfy (dicom3tools)")
+def test_foreign_elements_in_a_code_are_no_complaint(tmp_path: Path) -> None:
+    dataset = valid_image("mr")
+    dataset.DeidentificationMethodCodeSequence = [coded(PatientSex="O", Manufacturer="kept")]
+    save(dataset, tmp_path / "a.dcm")
     result = deidentify(pydicom.dcmread(tmp_path / "a.dcm"), UIDS)
     result.save_as(tmp_path / "b.dcm", enforce_file_format=True)
     assert complaints(tmp_path / "b.dcm") == set()

@@ -767,9 +767,16 @@ def test_uid_roots(tmp_path: Path) -> None:
         assert made.startswith(root.rstrip(".") + ".")
         assert re.fullmatch(r"[0-2](\.(0|[1-9]\d*))+", made)
         assert len(made) <= 64
-    for root in ("", "1", "1.02.3", "3.1", "1..2", "1.2.a", ".1.2", "1.2\n", longest + "4"):
+    for root in ("", "1", "1.02.3", "3.1", "1..2", "1.2.a", ".1.2", "1.2\n", "1.2٣", longest + "4"):
         with pytest.raises(ConfigError):
             check_uid_root(root)
+    for root in ("1.2.840.10008", "1.2.840.10008.", "1.2.840.10008.5.1"):
+        with pytest.raises(ConfigError, match="belongs to the DICOM standard"):
+            check_uid_root(root)
+        with pytest.raises(ConfigError, match="belongs to the DICOM standard"):
+            write_dicom_series(ct(), tmp_path / "refused", DicomOutput(uid_root=root))
+    assert not (tmp_path / "refused").exists()
+    assert check_uid_root("1.2.840.100081") == "1.2.840.100081"
     volume = on_source(tmp_path / "in", slices(SMALL))
     images = written(tmp_path / "out", volume, DicomOutput(uid_root=longest))
     assert all(ds.SOPInstanceUID.startswith(longest + ".") for ds in images)
@@ -960,7 +967,7 @@ def test_only_a_series_of_ours_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds other things"):
         write_dicom_series(ct(), scanner, overwrite=True)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(OutputError, match="holds other things"):
+    with pytest.raises(OutputError, match="holds"):
         write_dicom_series(ct(), tmp_path / "empty", overwrite=True)
     assert contents(tmp_path) == before
 

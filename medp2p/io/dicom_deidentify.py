@@ -38,21 +38,16 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR
 from pydicom.dataset import FileMetaDataset
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 from pydicom.valuerep import BYTES_VR
 
 from medp2p.errors import ImageReadError
 from medp2p.io.dicom_files import quiet_pydicom
+from medp2p.io.dicom_uids import MAX_UID_LENGTH, UUID_ROOT, check_uid_root
 
 METHOD = "medp2p: Basic Application Confidentiality Profile"
 """DeidentificationMethod, at most 64 characters."""
-
-MAX_ROOT_LENGTH = 39
-"""Characters of a UID root; the other 24 digits of 64 keep UIDs apart."""
-
-_MAX_UID_LENGTH = 64
-_ROOT = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")
 
 _Action = Literal["remove", "empty", "replace", "map", "keep"]
 
@@ -100,6 +95,14 @@ _REFERENCED_STUDY_SEQUENCE = 0x00081110
 _NEVER_LEFT = (_ENCRYPTED_ATTRIBUTES, _REFERENCED_STUDY_SEQUENCE)
 _KEPT_META = ("MediaStorageSOPClassUID", "TransferSyntaxUID")
 
+_LONGEST_OF_CODE = {
+    "CodeValue": 16,
+    "CodingSchemeDesignator": 16,
+    "CodingSchemeVersion": 16,
+    "CodeMeaning": 64,
+}
+_REQUIRED_OF_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+
 _TELLING_VRS = frozenset({"SQ", *BYTES_VR, *_ACTION_OF_VR})
 """Kinds of value that may hold a patient's data where another kind is expected."""
 
@@ -134,11 +137,11 @@ class UidMap:
 
     Attributes:
         key: Secret bytes, at least one; 32 random ones if nobody else must find the same UIDs.
-        root: What new UIDs begin with, without a final dot and of at most `MAX_ROOT_LENGTH`
-            characters, else ``2.25`` (PS3.5 B.2).
+        root: What new UIDs begin with, as `check_uid_root` has it; None is `UUID_ROOT`.
 
     Raises:
-        ValueError: If the key is empty, or the root is no UID or too long.
+        ValueError: If the key is empty.
+        ConfigError: If the root is none.
     """
 
     key: bytes
@@ -147,13 +150,8 @@ class UidMap:
     def __post_init__(self) -> None:
         if not self.key:
             raise ValueError("the key is empty; expected secret bytes, such as 32 random ones")
-        if self.root is None:
-            return
-        if not _ROOT.fullmatch(self.root) or len(self.root) > MAX_ROOT_LENGTH:
-            raise ValueError(
-                f"UID root {self.root!r}; expected numbers joined by dots, such as '1.2.826.0.1', "
-                f"of at most {MAX_ROOT_LENGTH} characters"
-            )
+        if self.root is not None:
+            object.__setattr__(self, "root", check_uid_root(self.root))
 
     def map(self, uid: str) -> str:
         """Return the UID that stands for another; those registered by DICOM stay (PS3.6 A).
@@ -164,9 +162,9 @@ class UidMap:
         if not original or UID(original, validation_mode=IGNORE).type:
             return original
         digest = self._digest("uid", original)
-        if self.root is None:
-            return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"
-        digits = _MAX_UID_LENGTH - len(self.root) - 1
+        if self.root in (None, UUID_ROOT):
+            return f"{UUID_ROOT}.{uuid.UUID(bytes=digest[:16], version=4).int}"
+        digits = MAX_UID_LENGTH - len(self.root) - 1
         return f"{self.root}.{int.from_bytes(digest, 'big') % 10**digits}"
 
     def pseudonym(self, identity: str) -> str:
@@ -186,7 +184,7 @@ def deidentify(dataset: Dataset, uids: UidMap) -> Dataset:
 
     PatientIdentityRemoved, DeidentificationMethod and its code (113100), and
     LongitudinalTemporalInformationModified ``REMOVED`` are set. Codes of an earlier
-    de-identification are kept.
+    de-identification are kept as `deidentification_codes` has them.
 
     Args:
         dataset: Any data set, with or without ``file_meta``; stays as it is.
@@ -331,13 +329,41 @@ def _pseudonym(dataset: Dataset, uids: UidMap) -> str:
     return uids.pseudonym("")
 
 
+def deidentification_codes(dataset: Dataset) -> list[Dataset]:
+    """Return what a data set's DeidentificationMethodCodeSequence says, and nothing else.
+
+    Items without a value, scheme or meaning that DICOM allows are left out (PS3.3 8.8). What is
+    returned is ASCII, so that it fits every character set.
+
+    Returns:
+        New items of CodeValue, CodingSchemeDesignator, CodeMeaning and, where stated,
+        CodingSchemeVersion.
+    """
+    with quiet_pydicom:
+        found = _readable(dataset, Tag("DeidentificationMethodCodeSequence"))
+        if found is None or found.VR != "SQ":
+            return []
+        codes = [_code(item) for item in found.value]
+    return [code for code in codes if all(keyword in code for keyword in _REQUIRED_OF_CODE)]
+
+
+def _code(item: Dataset) -> Dataset:
+    code = Dataset()
+    for keyword, longest in _LONGEST_OF_CODE.items():
+        element = _readable(item, Tag(keyword))
+        value = element.value if element is not None else None
+        text = value.strip() if isinstance(value, str) else ""
+        if text and len(text) <= longest and text.isascii() and text.isprintable():
+            setattr(code, keyword, text)
+    return code
+
+
 def _say_so(result: Dataset) -> None:
     code = Dataset()
     code.CodeValue = "113100"
     code.CodingSchemeDesignator = "DCM"
     code.CodeMeaning = "Basic Application Confidentiality Profile"
-    earlier = result.get("DeidentificationMethodCodeSequence") or []
-    others = [item for item in earlier if item.get("CodeValue") != code.CodeValue]
+    others = [c for c in deidentification_codes(result) if c.CodeValue != code.CodeValue]
     result.PatientIdentityRemoved = "YES"
     result.DeidentificationMethod = METHOD
     result.DeidentificationMethodCodeSequence = [*others, code]
