@@ -24,6 +24,7 @@ from pydicom.uid import CTImageStorage, MRImageStorage
 
 from medp2p.dicom_source import DicomSource, SourceImage
 from medp2p.errors import ConfigError, OutputError
+from medp2p.io.dicom_deidentify import deidentification_codes
 from medp2p.io.dicom_files import quiet_pydicom
 from medp2p.io.dicom_uids import check_uid_root
 
@@ -215,9 +216,9 @@ def kept_from_source(header: Dataset, name: str) -> Dataset:
     charset = _raw_bytes(header, "SpecificCharacterSet")
     if _is_charset(charset) or not all(_is_ascii(element) for element in kept.elements()):
         _put_raw(kept, "SpecificCharacterSet", charset)
-    if "DeidentificationMethodCodeSequence" in header:
-        with quiet_pydicom:
-            kept.add(header["DeidentificationMethodCodeSequence"])
+    codes = deidentification_codes(header)
+    if codes:
+        kept.DeidentificationMethodCodeSequence = codes
     if stated(kept, "PatientIdentityRemoved") == "YES" and not _says_method(kept):
         kept.DeidentificationMethod = "not stated by the source"
     if stated(header, "BurnedInAnnotation") == "YES":
