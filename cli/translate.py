@@ -257,6 +257,8 @@ class Job:
         if labels:
             check_output(labels, volumes[0].dicom, str(sources[0]))
             labels = replace(labels, settings=f"mask {mask}")
+            if volumes[0].dicom is None and not labels.body_part:
+                typer.echo(f"{output}: no body part is stated; name it with --body-part", err=True)
         body: Any = mask if mask in ("auto", "none") else read_volume(mask)
         onto = axial_grid(volumes[0].grid) if self.axial else None
         self.writing.write(self.translator(volumes, body, onto), output, labels)
