@@ -113,7 +113,7 @@ def test_series_against_its_reference(name: str) -> None:
 @pytest.mark.parametrize(("name", "count"), list(SEVERAL.items()))
 def test_every_volume_of_a_time_series(name: str, count: int) -> None:
     series, path = DATA / name / "series", DATA / name / "reference.nii.gz"
-    with pytest.raises(ImageReadError, match=rf"--volume K, 0 to {count - 1}"):
+    with pytest.raises(ImageReadError, match=rf"0 to {count - 1}: .*--volume K"):
         read_volume(series)
     for number in range(count):
         check_equal(read_volume(series, volume_index=number), path, number)
