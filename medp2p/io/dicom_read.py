@@ -133,10 +133,11 @@ def _even_volume(volume: Volume, stack: Stack) -> Volume:
     Raises:
         GeometryError: If the grid would grow over `MAX_RESAMPLED_GROWTH` times.
     """
-    heights = stack.heights_mm
     spacing = stack.frames[0].pixel_spacing_mm or (0.0, 0.0)
     in_plane = np.array([spacing[1], spacing[0]])
-    offsets = stack.positions_mm @ np.stack([stack.row, stack.column], axis=1) / in_plane
+    directions = np.stack([stack.row, stack.column, stack.normal], axis=1)
+    along = np.linalg.solve(directions, stack.positions_mm.T).T  # rows and columns may be askew
+    offsets, heights = along[:, :2] / in_plane, along[:, 2]
     first = offsets.min(axis=0)
     offsets = np.round(offsets - first, 6)  # a millionth of a pixel outside is not outside
     count = round((heights[-1] - heights[0]) / float(np.median(np.diff(heights)))) + 1
@@ -149,13 +150,10 @@ def _even_volume(volume: Volume, stack: Stack) -> Volume:
         )
     wanted = np.linspace(heights[0], heights[-1], count)
     array = _interpolated_slices(volume.array, offsets, heights, wanted, shape)
-    step = stack.normal * (heights[-1] - heights[0]) / (count - 1)
-    corner = stack.row * first[0] * in_plane[0] + stack.column * first[1] * in_plane[1]
+    step = (heights[-1] - heights[0]) / (count - 1)
     affine = np.eye(4)
-    affine[:3, 0] = stack.row * in_plane[0]
-    affine[:3, 1] = stack.column * in_plane[1]
-    affine[:3, 2] = step
-    affine[:3, 3] = corner + stack.normal * heights[0]
+    affine[:3, :3] = directions * [*in_plane, step]
+    affine[:3, 3] = directions @ [*(first * in_plane), heights[0]]
     return replace(volume, array=array, affine=LPS_FROM_RAS @ affine)
 
 
