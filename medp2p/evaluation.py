@@ -27,8 +27,8 @@ from medp2p.errors import (
     MedP2PError,
 )
 from medp2p.files import write_text
-from medp2p.io import is_image, read_volume
-from medp2p.manifest import Case, is_named_image, name_without_suffix, read_manifest
+from medp2p.io import image_name, is_image, read_volume
+from medp2p.manifest import Case, is_named_image, read_manifest
 from medp2p.metrics import TISSUES_HU, Profile, available_metrics
 from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
 from medp2p.volume import Volume, reorient
@@ -288,7 +288,7 @@ def pair_paths(
         return pair_folders(
             prediction, reference, masks=mask, target_name=target_name, mask_name=mask_name
         )
-    return [CaseFiles(name_without_suffix(prediction), prediction, reference, mask)], {}
+    return [CaseFiles(image_name(prediction), prediction, reference, mask)], {}
 
 
 def pair_manifest(
@@ -637,7 +637,7 @@ def _images_by_case(
     found: dict[str, list[Path]] = {}
     for image in sorted(folder.iterdir()):
         if _is_image_of_a_case(image, names):
-            found.setdefault(name_without_suffix(image), []).append(image)
+            found.setdefault(image_name(image), []).append(image)
     for case_folder in _case_folders(folder, CASE_FOLDER_LEVELS, names):
         found.setdefault(case_folder.name, []).extend(_images_in(case_folder, names, any_single))
     unusable = {}
@@ -666,7 +666,7 @@ def _holds_named(folder: Path, names: Sequence[str]) -> bool:
 
 def _without_twin_series(images: list[Path]) -> list[Path]:
     """Leave out a DICOM folder that has an image file of the same name beside it."""
-    files = {path.parent / name_without_suffix(path) for path in images if path.is_file()}
+    files = {path.parent / image_name(path) for path in images if path.is_file()}
     return [path for path in images if not path.is_dir() or path not in files]
 
 

@@ -428,9 +428,9 @@ def _without_copies(group: Group, problems: list[str]) -> Group:
 def _stack(path: Path, group: Group, problems: list[str]) -> Stack:
     """The slices in order; of a time series the first volume."""
     try:
-        return choose_stack(path, group, None)
+        return choose_stack(path, group, None, DicomOptions())
     except ImageReadError as error:
-        stack = choose_stack(path, group, 0)
+        stack = choose_stack(path, group, 0, DicomOptions())
         problems.append(_words(error, path))
         return stack
 

@@ -253,17 +253,11 @@ def is_named_image(path: Path, names: Sequence[str]) -> bool:
     Raises:
         ImageReadError: If a file or folder of that name cannot be read.
     """
-    if name_without_suffix(path) not in names:
+    if image_name(path) not in names:
         return False
     if path.is_dir():
         return any(map(_is_dicom, files_below(path)))
     return path.is_file() and (is_image(path) if image_suffix(path) else _is_dicom(path))
-
-
-def name_without_suffix(path: Path) -> str:
-    """Return an image's name: ``"mr"`` for ``mr.nii.gz``, ``mr.dcm`` or a folder ``mr``."""
-    is_dicom_name = path.suffix.lower() == ".dcm" and not path.is_dir()
-    return path.stem if is_dicom_name else image_name(path)
 
 
 def _is_dicom(path: Path) -> bool:

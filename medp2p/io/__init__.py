@@ -90,9 +90,11 @@ def is_image(path: str | Path) -> bool:
 
 
 def image_name(path: str | Path) -> str:
-    """Return the name of an image without its suffix: ``"mr"`` for ``mr.nii.gz`` or ``mr/``."""
-    name = Path(path).name
-    return name[: len(name) - len(image_suffix(path))]
+    """Return an image's name: ``"mr"`` for ``mr.nii.gz``, ``mr.dcm`` or a folder ``mr``."""
+    path = Path(path)
+    if path.suffix.lower() == ".dcm" and not path.is_dir():
+        return path.stem
+    return path.name[: len(path.name) - len(image_suffix(path))]
 
 
 def read_volume(

@@ -136,7 +136,7 @@ def _even_volume(volume: Volume, stack: Stack) -> Volume:
     spacing = stack.frames[0].pixel_spacing_mm or (0.0, 0.0)
     in_plane = np.array([spacing[1], spacing[0]])
     directions = np.stack([stack.row, stack.column, stack.normal], axis=1)
-    along = np.linalg.solve(directions, stack.positions_mm.T).T  # rows and columns may be askew
+    along = np.asarray(np.linalg.solve(directions, stack.positions_mm.T).T, dtype=np.float64)
     offsets, heights = along[:, :2] / in_plane, along[:, 2]
     first = offsets.min(axis=0)
     offsets = np.round(offsets - first, 6)  # a millionth of a pixel outside is not outside

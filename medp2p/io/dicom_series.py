@@ -240,7 +240,7 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
 
 
 def choose_stack(
-    path: Path, group: Group, volume_index: int | None, options: DicomOptions | None = None
+    path: Path, group: Group, volume_index: int | None, options: DicomOptions
 ) -> Stack:
     """Order the slices of a group, and take one volume of a time series.
 
@@ -254,7 +254,7 @@ def choose_stack(
             "series with dcm2niix and take its NIfTI file"
         )
     for frame in group.frames:
-        _check_place(frame, options or DicomOptions())
+        _check_place(frame, options)
     frames = without_copies(group.frames)
     if len(frames) < len(group.frames):
         copies = len(group.frames) - len(frames)
