@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import oblique_affine
+from conftest import mount, oblique_affine
 from dicom_phantoms import (
     AXIAL,
     CHARACTER_SETS,
@@ -970,24 +968,6 @@ def test_only_a_series_of_ours_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds"):
         write_dicom_series(ct(), tmp_path / "empty", overwrite=True)
     assert contents(tmp_path) == before
-
-
-def mount(*arguments: str | Path) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux's tmpfs")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_full_disk(small_disk: Path) -> None:

@@ -7,35 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import mount
 
 from medp2p.errors import OutputError
 from medp2p.files import atomic_file, atomic_folder, files_below, refuse_existing, write_text
 from medp2p.io import WRITE_SUFFIXES, read_volume, write_volume
 from medp2p.volume import Volume
-
-
-def mount(*arguments: str | Path) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("needs Linux's tmpfs")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
