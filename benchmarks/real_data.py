@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from medp2p.evaluation import comparison_table, evaluate_folders
 from medp2p.io import read_volume, write_volume
-from medp2p.manifest import Case, Split, write_manifest
+from medp2p.manifest import Case, write_manifest
 from medp2p.metrics import PROFILES, Profile, range_profile
 from medp2p.pictures import write_volumes_picture
+from medp2p.splits import Split
 from medp2p.volume import Volume
 
 

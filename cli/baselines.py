@@ -35,10 +35,10 @@ def baselines(
 def write_baselines(prepared: Path, output: Path, *, split: str, overwrite: bool) -> int:
     """Predict a split's cases into ``output/constant`` and ``output/intensity``."""
     from medp2p.baselines import fit_baselines, predict_case
-    from medp2p.dataset import PreparedData
     from medp2p.io import VoxelType, write_volume
     from medp2p.manifest import read_manifest
-    from medp2p.preparation import MANIFEST_FILE
+    from medp2p.preparation.previous import MANIFEST_FILE
+    from medp2p.store import PreparedData
 
     data = PreparedData(prepared)
     cases = [case for case in read_manifest(prepared / MANIFEST_FILE) if case.split == split]

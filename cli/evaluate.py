@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from . import options
 from .progress import progress_bar
+
+if TYPE_CHECKING:
+    from medp2p.evaluation import CaseFiles
+    from medp2p.volume import Volume
 
 
 def evaluate(
@@ -16,7 +21,8 @@ def evaluate(
         Path,
         typer.Argument(
             help="Predicted image or DICOM folder, or a folder of them: CASE.nii.gz or CASE/. "
-            "Where a case has a DICOM folder and an image file of one name, the file counts."
+            "Where a case has a DICOM folder and an image file of one name, the file counts. Or a "
+            "model (.safetensors), which translates the cases of a manifest first."
         ),
     ],
     reference: Annotated[
@@ -39,7 +45,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--profile",
-            help="Definition of the metrics: synthrad2025, synthrad2023 or range. "
+            help="Definition of the metrics: synthrad2025, synthrad2023, 8-bit or range. "
             "Default: synthrad2025, or range if --range is given.",
             show_default=False,
         ),
@@ -73,6 +79,7 @@ def evaluate(
     mask_name: Annotated[
         str, typer.Option("--mask-name", help="Name of the mask in a case folder.")
     ] = "mask",
+    device: options.Device = "auto",
     as_json: options.AsJson = False,
     csv_path: Annotated[
         Path | None,
@@ -95,14 +102,19 @@ def evaluate(
     chosen = choose_profile(profile, value_range)
     if csv_path:
         options.refuse_outputs_early([csv_path], overwrite)
-    pairs, failures = evaluation.pair_paths(
-        prediction,
-        reference,
-        mask=mask,
-        target_name=target_name,
-        mask_name=mask_name,
-        split=split or "test",
-    )
+    predict: Callable[[CaseFiles], Volume] = evaluation.read_prediction
+    failures: dict[str, str] = {}
+    if prediction.suffix.lower() == ".safetensors":
+        pairs, predict = _model_s_cases(prediction, reference, split or "test", mask, device)
+    else:
+        pairs, failures = evaluation.pair_paths(
+            prediction,
+            reference,
+            mask=mask,
+            target_name=target_name,
+            mask_name=mask_name,
+            split=split or "test",
+        )
     with progress_bar("evaluating", len(pairs), "case") as advance:
         outcome = evaluation.evaluate_cases(
             pairs,
@@ -110,6 +122,7 @@ def evaluate(
             failures=failures,
             allow_resampling=resample,
             progress=lambda _: advance(),
+            predict=predict,
         )
     if csv_path:
         evaluation.write_csv(csv_path, outcome, overwrite=overwrite)
@@ -121,3 +134,42 @@ def evaluate(
         typer.echo(f"medp2p: case {case}: {reason}", err=True)
     if outcome.failures:
         raise typer.Exit(options.EXIT_SOME_FAILED)
+
+
+def _model_s_cases(
+    model: Path, manifest: Path, split: str, mask: Path | None, device: str
+) -> tuple[list[CaseFiles], Callable[[CaseFiles], Volume]]:
+    """Return the cases of a manifest, and what translates each of them."""
+    from medp2p.checkpoint import load_model
+    from medp2p.errors import EvaluationError
+    from medp2p.evaluation import case_files
+    from medp2p.inference import Mask, make_translator
+    from medp2p.io import read_volume
+    from medp2p.manifest import read_manifest, read_sources
+    from medp2p.store import INDEX_FILE, PreparedData
+
+    if manifest.suffix.lower() != ".csv":
+        raise typer.BadParameter("a model is evaluated on the cases of a manifest (.csv)")
+    if mask is not None:
+        raise typer.BadParameter("a manifest names the masks", param_hint="--mask")
+    cases = {c.name: c for c in read_manifest(manifest) if split in (c.split, "all")}
+    if not cases:
+        raise EvaluationError(f"{manifest}: no case is in the split {split!r}; choose another")
+    loaded = load_model(model)
+    if (manifest.parent / INDEX_FILE).is_file():
+        trained_on = loaded.card.fingerprint.get("prepared_sha256")
+        if trained_on != PreparedData(manifest.parent).hash:
+            typer.echo(
+                f"{model} was not trained on {manifest.parent} as it is now; see that none of the "
+                "patients that it was trained on is among those that are evaluated",
+                err=True,
+            )
+    translator = make_translator(loaded, device=device)
+
+    def predict(files: CaseFiles) -> Volume:
+        case = cases[files.case]
+        body: Mask = read_volume(case.mask) if case.mask else "auto"
+        result = translator(read_sources(case), body)
+        return result.with_array(result.array.round()) if result.units == "HU" else result
+
+    return [case_files(case) for case in cases.values()], predict

@@ -29,7 +29,7 @@ def info(
     source = card.config.preprocessing.source.modality
     target = card.config.preprocessing.target.modality
     low, high = card.target_range
-    unit = "HU" if target == "CT" else "MR units"
+    unit = {"CT": "HU", "MR": "MR units"}.get(target, "grey levels")
     data = card.fingerprint
     lines = [
         f"{model}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,17 @@ Precision = Annotated[
     typer.Option("--precision", help="auto, fp32 (exact) or bf16 (fast, off by < 0.5 HU)."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Slices at a time.")]
+
+Match = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--match",
+        metavar="ROLE=PATTERN",
+        help="Which image to take where several fit, such as 'source=T1*MPRAGE*', by description, "
+        "series key or path; for one patient 'PATIENT/source=KEY'; repeatable.",
+        show_default=False,
+    ),
+]
 
 _SERIES_HELP = "DICOM: which series, by the key or number that `medp2p inspect` shows, or its UID"
 OneSeries = Annotated[
@@ -148,6 +160,26 @@ def settings(
     return load_config(preset=preset, file=file, assignments=assignments or (), overrides=overrides)
 
 
+def processor_cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def patterns(match: Sequence[str] | None) -> dict[str, str]:
+    """Read ``ROLE=PATTERN`` options."""
+    named = {}
+    for text in match or ():
+        role, separator, pattern = text.partition("=")
+        if not (role and separator and pattern):
+            raise typer.BadParameter(
+                f"{text!r}; expected ROLE=PATTERN, such as 'source=T1*'", param_hint="--match"
+            )
+        named[role.strip()] = pattern.strip()
+    return named
+
+
 def tolerances(
     orientation: float | None, position: float | None, gap: float | None, tilt: float | None
 ) -> dict[str, Any]:
@@ -163,10 +195,10 @@ def tolerances(
 
 def is_dicom(source: Path) -> bool:
     """Say whether a source is read as DICOM: a folder, or a file of no other image format."""
-    from medp2p.io import image_suffix
+    from medp2p.io import image_suffix, is_picture
 
     with suppress(OSError):
-        return not image_suffix(source) or source.is_dir()
+        return not (image_suffix(source) or is_picture(source)) or source.is_dir()
     return False
 
 
@@ -177,7 +209,12 @@ def refuse_without_dicom(sources: Iterable[Path], given: Iterable[str]) -> None:
         sources: Every source of a run.
         given: The options that were given, named as the command or `DicomOptions` has them.
     """
+    from medp2p.io import is_picture
+
+    sources = list(sources)
     idle = [name.removesuffix("_mm").removesuffix("_degrees") for name in given]
+    if any(map(is_picture, sources)):
+        idle = [name for name in idle if name != "series"]  # left or right
     if idle and not any(map(is_dicom, sources)):
         raise typer.BadParameter(
             "only for DICOM sources", param_hint=f"--{idle[0].replace('_', '-')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from . import options
 from .progress import progress_bar
 
 if TYPE_CHECKING:
-    from medp2p.phantom import Phantom
+    from medp2p.phantom import Contrast, Phantom
 
 AnatomyName = Literal["head", "pelvis"]
 CONTRASTS = ("t1", "t2", "pd", "flair")
@@ -37,6 +38,28 @@ def phantom(
     ] = "t1",
     field_strength: Annotated[float, typer.Option(help="1.5 or 3 tesla.")] = 1.5,
     oblique: Annotated[float, typer.Option(help="Turn the grid by so many degrees.")] = 0.0,
+    dicom: Annotated[
+        bool,
+        typer.Option(
+            "--dicom",
+            help="Patients as a hospital exports them: DICOM studies, MR and CT of different days "
+            "and in different places, thick slices, a couch in the CT.",
+        ),
+    ] = False,
+    turned: Annotated[
+        bool,
+        typer.Option("--turned", help="With --dicom: let some patients lie far off, up to 180°."),
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="With --dicom: patients at a time. Default: one per core.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -44,7 +67,8 @@ def phantom(
 
     Each subject is a folder: ct.nii.gz, mask.nii.gz, labels.nii.gz, phantom.json and
     mr.nii.gz (with several contrasts t1.nii.gz, t2.nii.gz, …). A seed gives the same bytes
-    every time.
+    every time. With --dicom each is a patient: patient_001/mr and patient_001/ct hold the series
+    of two studies; --size is then one number, the pixels of the MR across the body.
     """
     shape = _three(size, int, "--size")
     spacing_mm = None if spacing is None else _three(spacing, float, "--spacing")
@@ -58,6 +82,16 @@ def phantom(
         )
     if not abs(oblique) <= 45:
         raise typer.BadParameter(f"{oblique:g} is more than 45", param_hint="--oblique")
+    if dicom:
+        if len(set(shape)) > 1 or spacing is not None or oblique or field_strength != 1.5:
+            raise typer.BadParameter(
+                "takes one number as --size and no --spacing, --oblique or --field-strength: "
+                "they are drawn",
+                param_hint="--dicom",
+            )
+        export = Export(output, seed, anatomy, tuple(contrasts), shape[0], turned, overwrite)
+        _write_patients(export, cases, jobs or options.processor_cores(), as_json)
+        return
     folders = [output / f"{anatomy}_{number:03d}" for number in range(1, cases + 1)]
     options.refuse_outputs_early(folders, overwrite)
 
@@ -85,6 +119,56 @@ def phantom(
     typer.echo(
         f"{output}: {cases} cases in {time.perf_counter() - began:.0f} s; "
         f"the CT noise alone is a masked MAE of {floor:.1f} HU"
+    )
+
+
+@dataclass(frozen=True)
+class Export:
+    """A series of patients to be written as DICOM; the fields are options of the command."""
+
+    output: Path
+    seed: int
+    anatomy: AnatomyName
+    contrasts: tuple[Contrast, ...]
+    pixels: int
+    turned: bool
+    overwrite: bool
+
+
+def _write_patients(export: Export, patients: int, jobs: int, as_json: bool) -> None:
+    """Write all patients, several at a time."""
+    numbers = range(1, patients + 1)
+    folders = [export.output / f"patient_{number:03d}" for number in numbers]
+    options.refuse_outputs_early(folders, export.overwrite)
+
+    from medp2p.errors import MedP2PError
+    from medp2p.preparation.workers import run_jobs
+
+    began = time.perf_counter()
+    with progress_bar("patients", patients, "patient") as advance:
+        for _, result in run_jobs(_write_patient, [(export, n) for n in numbers], jobs):
+            if isinstance(result, MedP2PError):
+                raise result
+            advance()
+    if as_json:
+        typer.echo(json.dumps({"patients": [str(folder) for folder in folders]}))
+        return
+    typer.echo(f"{export.output}: {patients} patients in {time.perf_counter() - began:.0f} s")
+
+
+def _write_patient(job: tuple[Export, int]) -> Path:
+    from medp2p.phantom.dicom_export import export_random_patient
+
+    export, number = job
+    return export_random_patient(
+        export.output,
+        export.seed,
+        number,
+        anatomy=export.anatomy,
+        contrasts=export.contrasts,
+        pixels=export.pixels,
+        turned=export.turned,
+        overwrite=export.overwrite,
     )
 
 

@@ -13,8 +13,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress_bar(title: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
-    """Yield ``advance(count=1, note="")``, to be called as work is done."""
+def progress_bar(title: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+    """Yield ``advance(count=1, note="")``, to be called as work is done.
+
+    Args:
+        title: What is being done.
+        total: How much there is to do, None if that is not known.
+        unit: Of what.
+    """
     if not sys.stderr.isatty():
         yield _line_printer(title, total, unit)
         return
@@ -47,7 +53,7 @@ def progress_bar(title: str, total: int, unit: str) -> Iterator[Callable[..., No
         yield advance
 
 
-def _line_printer(title: str, total: int, unit: str) -> Callable[..., None]:
+def _line_printer(title: str, total: int | None, unit: str) -> Callable[..., None]:
     began = last = time.monotonic()
     done = 0
 
@@ -55,12 +61,14 @@ def _line_printer(title: str, total: int, unit: str) -> Callable[..., None]:
         nonlocal last, done
         done += count
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES and done < total:
+        if now - last < SECONDS_BETWEEN_LINES and done != total:
             return
         last = now
         rate = done / max(now - began, 1e-9)
-        left = (total - done) / rate
-        text = f"{title} {done}/{total} {unit}, {rate:.3g} {unit}/s, {left:.0f} s left  {note}"
+        of, left = "", ""
+        if total is not None:
+            of, left = f"/{total}", f", {(total - done) / rate:.0f} s left"
+        text = f"{title} {done}{of} {unit}, {rate:.3g} {unit}/s{left}  {note}"
         typer.echo(text.rstrip(), err=True)
 
     return advance

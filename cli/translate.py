@@ -15,6 +15,8 @@ from . import dicom_output, options
 from .progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from medp2p.inference import Translator
     from medp2p.io import DicomOutput
     from medp2p.manifest import Case
@@ -146,7 +148,7 @@ def translate(
         _translate_manifest(job, sources[0], output, mask, split or "test")
         return
     began = time.perf_counter()
-    job.run(sources, output, mask, writing.labels)
+    job.run(job.read(sources), output, mask, writing.labels)
     typer.echo(f"{output}: {time.perf_counter() - began:.1f} s")
 
 
@@ -170,9 +172,13 @@ class Reading:
         for name, values in (*choices.items(), ("volume", self.volumes)):
             options.one_each(values, len(cases[0]), f"--{name}")
 
-    def read(self, paths: list[Path], modality: str) -> list[Volume]:
-        """Read one volume per source; of DICOM only series of ``modality``."""
-        from medp2p.io import DicomOptions, read_volume
+    def read(self, paths: list[Path], modality: str, stated: Sequence[str] = ()) -> list[Volume]:
+        """Read one volume per source; of DICOM only series of ``modality``.
+
+        Where no series is chosen by option, ``stated`` says which: ``KEY`` or ``KEY/GROUP``.
+        """
+        from medp2p.io import read_volume
+        from medp2p.manifest import dicom_options
 
         count = len(paths)
         chosen = zip(
@@ -180,6 +186,7 @@ class Reading:
             options.one_each(self.series, count, "--series"),
             options.one_each(self.groups, count, "--group"),
             options.one_each(self.volumes, count, "--volume"),
+            [dicom_options(series) for series in stated or [""] * count],
             strict=True,
         )
         return [
@@ -187,11 +194,15 @@ class Reading:
                 path,
                 volume_index=volume,
                 resample=self.resample,
-                dicom=DicomOptions(
-                    series=series, group=group, modality=modality, **self.tolerances
+                dicom=replace(
+                    known,
+                    series=series or known.series,
+                    group=group or known.group,
+                    modality=modality,
+                    **self.tolerances,
                 ),
             )
-            for path, series, group, volume in chosen
+            for path, series, group, volume, known in chosen
         ]
 
 
@@ -247,15 +258,30 @@ class Job:
     writing: Writing
     axial: bool
 
-    def run(self, sources: list[Path], output: Path, mask: str, labels: DicomOutput | None) -> None:
+    def run_case(self, case: Case, output: Path, mask: str, labels: DicomOutput | None) -> None:
+        """Translate a case of a manifest."""
+        from medp2p.manifest import align_sources
+
+        names = self.translator.model.card.source_names
+        series = [case.series.get(name, "") for name in names]
+        volumes = self.read([case.sources[name] for name in names], series)
+        aligned = align_sources(case, dict(zip(names, volumes, strict=True)))
+        self.run(aligned, output, mask, labels)
+
+    def read(self, sources: list[Path], series: Sequence[str] = ()) -> list[Volume]:
+        """Read the sources of one case."""
+        settings = self.translator.model.card.config.preprocessing
+        return self.reading.read(sources, settings.source.modality, series)
+
+    def run(
+        self, volumes: list[Volume], output: Path, mask: str, labels: DicomOutput | None
+    ) -> None:
         """Translate one case; ``labels`` as in `Writing`, with the case's own patient."""
         from medp2p.io import check_output, read_volume
         from medp2p.volume import axial_grid
 
-        settings = self.translator.model.card.config.preprocessing
-        volumes = self.reading.read(sources, settings.source.modality)
         if labels:
-            check_output(labels, volumes[0].dicom, str(sources[0]))
+            check_output(labels, volumes[0].dicom, volumes[0].name)
             labels = replace(labels, settings=f"mask {mask}")
             if volumes[0].dicom is None and not labels.body_part:
                 typer.echo(f"{output}: no body part is stated; name it with --body-part", err=True)
@@ -292,7 +318,7 @@ def _translate_manifest(job: Job, manifest: Path, output: Path, mask: str, split
         for case in cases:
             body = str(case.mask) if mask == "auto" and case.mask else mask
             try:
-                job.run(sources[case.name], outputs[case.name], body, labels[case.name])
+                job.run_case(case, outputs[case.name], body, labels[case.name])
             except MedP2PError as error:
                 failures[case.name] = " ".join(str(error).splitlines())
             advance(note=case.name)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medp2p.config import PreprocessingSettings
-from medp2p.dataset import PreparedData
 from medp2p.errors import PreparedDataError
 from medp2p.inference import Mask, UnitPredictor, translate_with
 from medp2p.io import read_volume
-from medp2p.manifest import Case
+from medp2p.manifest import Case, read_sources
 from medp2p.preprocessing import CODES_PER_UNIT
+from medp2p.store import PreparedData
 from medp2p.volume import Volume
 
 INTENSITY_BINS = 256
@@ -89,7 +89,7 @@ def predict_case(
     Raises:
         ImageReadError: If an image cannot be read.
     """
-    sources = [read_volume(path) for path in case.sources.values()]
+    sources = read_sources(case)
     mask: Mask = read_volume(case.mask) if case.mask else "auto"
     return {
         name: translate_with(predict, sources, mask, settings, baselines.target_range)

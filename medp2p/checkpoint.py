@@ -11,10 +11,8 @@ import hashlib
 import io
 import json
 import pickle
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,12 +179,6 @@ def _no_state(path: Path) -> CheckpointError:
     return CheckpointError(
         f"{path}: not a training state, or damaged; train again into another folder"
     )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that a result may depend on."""
-    names = ("medp2p", "torch", "numpy", "SimpleITK", "scipy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def _read(path: Path, *, with_weights: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:

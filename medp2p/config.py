@@ -8,6 +8,7 @@ valid names. Importing this module loads neither torch nor NumPy.
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from medp2p.errors import ConfigError
 from medp2p.resources import preset_text
 
-Modality = Literal["MR", "CT"]
+Modality = Literal["MR", "CT", "8-bit"]
+"""``8-bit`` are grey pictures of 256 levels, of whatever they show."""
+EIGHT_BIT: Modality = "8-bit"
+EIGHT_BIT_RANGE = (0.0, 255.0)
 Plane = Literal["axial", "coronal", "sagittal"]
 Norm = Literal["batch", "instance"]
 
@@ -51,9 +55,16 @@ class DataSettings(Settings):
     test_fraction: Fraction = 0.15
     """Share of patients that training never sees."""
     split_seed: Seed = 0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Divide the training patients into so many folds instead of taking a validation split;
+    ``training.fold`` chooses the one that validates."""
+    stratify: str | None = None
+    """Column of the table of patients; every split gets its share of each of its values."""
     patient_pattern: str | None = None
     """Regular expression whose first group, found in a case's name, is the patient; null takes
     each case as a patient of its own. A patient's cases share one split."""
+    match: dict[str, str] = {}
+    """Which image to take where several fit, by pattern (``{source: "T1*MPRAGE*"}``)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,13 +79,27 @@ class DataSettings(Settings):
         return self
 
 
+STANDARD_SCALE = (0.0, 100.0)
+"""Ends of the scale that Nyúl's landmarks bring an MR to."""
+
+
 class ImageSettings(Settings):
     """What one kind of image is, and how its values are mapped to [-1, 1]."""
 
     modality: Modality = "MR"
+    bias_correction: bool = False
+    """MR: remove shading by N4 before all else."""
+    standardization: Literal["percentile", "zscore", "nyul"] = "percentile"
+    """MR: how values are mapped. ``percentile`` and ``zscore`` are linear; ``nyul`` is piecewise
+    linear between landmarks that are fitted to the training images."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """MR: percentiles inside the mask that are mapped to -1 and +1; values beyond are kept
-    up to 1.5 times the range above and clipped below."""
+    """MR, ``percentile`` and ``nyul``: percentiles inside the mask that are mapped to -1 and +1;
+    values beyond are kept up to 1.5 times the range above and clipped below."""
+    zscore_range: tuple[float, float] = (-3.0, 3.0)
+    """MR, ``zscore``: standard deviations from the mean inside the mask that are mapped to -1
+    and +1; values beyond are kept as with ``percentile``."""
+    landmarks: tuple[float, ...] | None = None
+    """MR, ``nyul``: the standard scale; null until `medp2p prepare` has fitted it."""
     hu_range: tuple[float, float] = (-1024.0, 3071.0)
     """CT: CT numbers in HU that are mapped to -1 and +1, clipped beyond."""
 
@@ -85,7 +110,28 @@ class ImageSettings(Settings):
             raise ValueError(f"percentiles must rise within 0..100, got {low:g}, {high:g}")
         if not self.hu_range[0] < self.hu_range[1]:
             raise ValueError(f"hu_range must rise, got {self.hu_range[0]:g}, {self.hu_range[1]:g}")
+        if not self.zscore_range[0] < self.zscore_range[1]:
+            raise ValueError("zscore_range must rise")
+        if self.modality != "MR" and (self.bias_correction or self.standardization != "percentile"):
+            raise ValueError(
+                "bias_correction and standardization are for MR; CT numbers stay in HU, and "
+                "8-bit pictures keep their grey levels"
+            )
+        self._check_landmarks()
         return self
+
+    def _check_landmarks(self) -> None:
+        if self.landmarks is None:
+            return
+        if self.standardization != "nyul":
+            raise ValueError("landmarks go with standardization: nyul")
+        rises = all(a < b for a, b in itertools.pairwise(self.landmarks))
+        if (
+            len(self.landmarks) < 2
+            or not rises
+            or self.landmarks[:: len(self.landmarks) - 1] != (STANDARD_SCALE)
+        ):
+            raise ValueError("landmarks must rise from 0 to 100; leave them to `medp2p prepare`")
 
 
 class PreprocessingSettings(Settings):
@@ -99,6 +145,75 @@ class PreprocessingSettings(Settings):
         None,
     )
     """Training spacing along left-right, back-front and feet-head; null keeps the volume's own."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        pictures = [image.modality == EIGHT_BIT for image in (self.source, self.target)]
+        if any(pictures) and not all(pictures):
+            raise ValueError("8-bit pictures have no place in space; source and target must be so")
+        return self
+
+    def with_landmarks_of(self, fitted: PreprocessingSettings) -> PreprocessingSettings:
+        """Take over the landmarks that were fitted where these settings leave them open."""
+        changes = {}
+        for role in ("source", "target"):
+            own: ImageSettings = getattr(self, role)
+            landmarks = getattr(fitted, role).landmarks
+            if own.standardization == "nyul" and own.landmarks is None and landmarks is not None:
+                changes[role] = own.model_copy(update={"landmarks": landmarks})
+        return self.model_copy(update=changes)
+
+
+class RegistrationSettings(Settings):
+    """How the images of a pair are brought to one place."""
+
+    mode: Literal["auto", "none", "rigid", "affine"] = "auto"
+    """``auto`` is rigid, but leaves images of one frame of reference or one grid as they are;
+    ``none`` says that all are aligned already."""
+    deformable: bool = False
+    """Refine by a smooth deformation (B-splines)."""
+
+
+class AuditSettings(Settings):
+    """From where on a pair is in question or rejected; ``docs/audit.md`` says how they were set."""
+
+    turned_degrees: NonNegativeFloat = 30.0
+    """Check a pair that registration turned by more against the headers."""
+    residual_voxels: PositiveFloat = 1.25
+    """Check a pair whose images still lie further apart, in voxels (the longest edge of either
+    image's voxels) …"""
+    residual_mm: PositiveFloat = 3.0
+    """… or further apart than this, whatever the voxels."""
+    parts_share: PositiveFloat = 0.02
+    """Check a pair if parts of the body disagree about the pose by more than this share of the
+    body's size (20 mm per metre: 4 mm in a head)."""
+    lost_parts: tuple[Fraction, Fraction] = (0.3, 0.6)
+    """Check, and reject, a pair if more of the body's parts are not found where they should be."""
+    surface_share: PositiveFloat = 0.02
+    """Check a pair whose body surfaces lie further apart, mean, as a share of the body's size."""
+    covered: tuple[Fraction, Fraction] = (0.5, 0.25)
+    """Check, and reject, a pair whose second image shows less of the first one's body."""
+    loose_mask: Fraction = 0.15
+    """Check a pair if more of a body mask is air that reaches the outside."""
+    clipped: Fraction = 0.05
+    """Check a CT with more of the body outside ``hu_range``, if that is over 1000 HU wide."""
+    metal_cm3: NonNegativeFloat = 5.0
+    """Check a CT with more metal."""
+    median_hu: tuple[float, float] = (-400.0, 300.0)
+    """Check a CT whose median inside the body is elsewhere."""
+    set_cases: Annotated[int, Field(ge=3)] = 8
+    """Cases that it takes to call one of them unlike the others."""
+    set_deviations: PositiveFloat = 6.0
+    """Check a case this many robust standard deviations from the median of the set."""
+
+
+class PreparationSettings(Settings):
+    """From scans to checked pairs."""
+
+    registration: RegistrationSettings = RegistrationSettings()
+    audit: AuditSettings = AuditSettings()
+    seed: Seed = 0
+    """Of the registration."""
 
 
 class SliceSettings(Settings):
@@ -192,6 +307,8 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 (mixed) where the device computes in it natively, else fp32."""
     seed: Seed = 0
+    fold: Annotated[int, Field(ge=0)] | None = None
+    """Which fold validates, from 0, where the data were prepared with ``data.folds``."""
     validate_every: PositiveInt = 5
     """Epochs between validations on whole volumes."""
     patience: PositiveInt | None = None
@@ -205,11 +322,22 @@ class Config(Settings):
 
     description: str = ""
     data: DataSettings = DataSettings()
+    preparation: PreparationSettings = PreparationSettings()
     preprocessing: PreprocessingSettings = PreprocessingSettings()
     slices: SliceSettings = SliceSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     method: Pix2PixSettings = Pix2PixSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        images = (self.preprocessing.source, self.preprocessing.target)
+        if self.data.folds and any(one.standardization == "nyul" for one in images):
+            raise ValueError(
+                "data.folds and standardization nyul: its scale would be fitted on the fold that "
+                "validates, too; use percentile or zscore"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_slice_size(self) -> Self:
@@ -286,7 +414,7 @@ def stored_config(values: Mapping[str, Any], where: str) -> Config:
         ConfigError: As `validate_config`.
     """
     kept = dict(values)
-    for section in ("data", "augmentation", "training"):
+    for section in ("data", "preparation", "augmentation", "training"):
         known = _names_in([section])
         stored = kept.get(section, {})
         kept[section] = {key: value for key, value in stored.items() if key in known}

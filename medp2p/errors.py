@@ -5,6 +5,7 @@ MedP2PError
 ├── ImageReadError     an image file that is missing, damaged or not what it says
 ├── GeometryError      voxels that cannot be placed, or grids that do not agree
 ├── ManifestError      a data set that does not hang together
+├── RegistrationError  images that cannot be brought to one place
 ├── PreparedDataError  prepared volumes that are missing, damaged or made otherwise
 ├── CheckpointError    a model file or training state that cannot be used
 ├── TrainingError      training that cannot go on
@@ -34,6 +35,10 @@ class GeometryError(MedP2PError):
 
 class ManifestError(MedP2PError):
     """A data set does not hang together."""
+
+
+class RegistrationError(MedP2PError):
+    """Two images cannot be brought to one place."""
 
 
 class PreparedDataError(MedP2PError):

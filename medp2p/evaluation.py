@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medp2p.alignment import Alignment, read_alignment, resample_aligned
+from medp2p.config import EIGHT_BIT
 from medp2p.errors import (
     ConfigError,
     EvaluationError,
@@ -28,7 +30,14 @@ from medp2p.errors import (
 )
 from medp2p.files import write_text
 from medp2p.io import image_name, is_image, read_volume
-from medp2p.manifest import Case, is_named_image, read_manifest
+from medp2p.manifest import (
+    TARGET,
+    Case,
+    aligned_volume,
+    dicom_options,
+    is_named_image,
+    read_manifest,
+)
 from medp2p.metrics import TISSUES_HU, Profile, available_metrics
 from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
 from medp2p.volume import Volume, reorient
@@ -75,12 +84,24 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Which files are compared for one case."""
+    """Which files are compared for one case.
+
+    Attributes:
+        case: The case's name.
+        prediction: The predicted image; None if there is none on disk.
+        reference: The true image.
+        mask: Where to compare, None for everywhere.
+        series: Which DICOM series the reference is, ``KEY`` or ``KEY/GROUP``.
+        transform: The file with the reference's alignment to the image that was translated; None
+            where their positions agree.
+    """
 
     case: str
-    prediction: Path
+    prediction: Path | None
     reference: Path
     mask: Path | None
+    series: str = ""
+    transform: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +153,7 @@ def evaluate_pair(
             images lie apart.
         ImageReadError: If the mask is an image, by its header or its values.
         EvaluationError: If the mask is empty, a value inside it is NaN or infinite, or an
-            image is marked as MR and the profile is for HU.
+            image is marked as MR or as an 8-bit picture and the profile is for HU.
     """
     _refuse_mr_as_hu((prediction, reference), profile)
     inside, mask_note = _mask_voxels(mask, reference, allow_resampling)
@@ -157,24 +178,68 @@ def evaluate_pair(
     return CaseResult(case, values, profile, name, tuple(notes))
 
 
-def evaluate_files(
-    files: CaseFiles, profile: Profile, *, allow_resampling: bool = False
+def read_prediction(files: CaseFiles) -> Volume:
+    """Read the prediction of a case.
+
+    Raises:
+        ImageReadError: If it is missing or damaged.
+        EvaluationError: If there is none.
+    """
+    if files.prediction is None:
+        raise EvaluationError(f"case {files.case}: there is no prediction")
+    return read_volume(files.prediction)
+
+
+def evaluate_prediction(
+    prediction: Volume, files: CaseFiles, profile: Profile, *, allow_resampling: bool = False
 ) -> CaseResult:
-    """Read the images of one case and compare them, as `evaluate_pair`.
+    """Compare a prediction with the files of its case, as `evaluate_pair`.
+
+    A reference that was registered is brought onto the prediction's grid through its transform,
+    in one linear interpolation; voxels that it does not cover are not compared.
 
     Raises:
         ImageReadError: If a file is missing or damaged, or as for `evaluate_pair`.
         GeometryError: As for `evaluate_pair`.
         EvaluationError: As for `evaluate_pair`.
     """
-    return evaluate_pair(
-        read_volume(files.prediction),
-        read_volume(files.reference),
-        read_volume(files.mask) if files.mask else None,
-        profile,
-        case=files.case,
-        allow_resampling=allow_resampling,
+    reference = read_volume(files.reference, dicom=dicom_options(files.series))
+    mask = read_volume(files.mask) if files.mask else None
+    notes: tuple[str, ...] = ()
+    if files.transform:
+        alignment = read_alignment(files.transform)
+        mask, share = _compared(mask, reference, alignment, prediction, allow_resampling)
+        reference = aligned_volume(reference, alignment, prediction.grid)
+        notes = (
+            f"reference resampled linearly by its registration onto the prediction's grid; it "
+            f"covers {share:.0%} of the mask, the rest is not compared",
+        )
+    result = evaluate_pair(
+        prediction, reference, mask, profile, case=files.case, allow_resampling=allow_resampling
     )
+    return replace(result, notes=(*notes, *result.notes))
+
+
+def _compared(
+    mask: Volume | None,
+    reference: Volume,
+    alignment: Alignment,
+    prediction: Volume,
+    allow_resampling: bool,
+) -> tuple[Volume, float]:
+    """Return the mask where the reference has voxels, on the prediction's grid, and its share."""
+    extent = reference.with_array(np.ones(reference.shape, np.uint8))
+    seen = resample_aligned(extent, alignment, prediction.grid, outside=0, nearest=True) > 0
+    inside, _ = _mask_voxels(mask, prediction, allow_resampling)
+    wanted = np.ones_like(seen) if inside is None else inside > 0
+    if not (seen & wanted).any():
+        raise GeometryError(
+            f"{reference.name}: by its registration it covers no voxel of {prediction.name} that "
+            "is to be compared; check the pair"
+        )
+    share = np.count_nonzero(seen & wanted) / np.count_nonzero(wanted)
+    compared = prediction.with_array((seen & wanted).astype(np.uint8), modality="MASK", units=None)
+    return replace(compared, path=mask.path if mask else None), float(share)
 
 
 def evaluate_folders(
@@ -215,6 +280,7 @@ def evaluate_cases(
     failures: Mapping[str, str] = MappingProxyType({}),
     allow_resampling: bool = False,
     progress: Callable[[str], None] | None = None,
+    predict: Callable[[CaseFiles], Volume] = read_prediction,
 ) -> Evaluation:
     """Compare several cases; one that fails does not stop the others.
 
@@ -224,6 +290,7 @@ def evaluate_cases(
         failures: Cases that are known to have no result, with the reason; go into the result.
         allow_resampling: As for `evaluate_pair`.
         progress: Called with a case's name when it is done.
+        predict: Returns the prediction of a case.
 
     Raises:
         EvaluationError: If no case could be evaluated.
@@ -232,7 +299,11 @@ def evaluate_cases(
     results, failed = [], {}
     for files in pairs:
         try:
-            results.append(evaluate_files(files, profile, allow_resampling=allow_resampling))
+            results.append(
+                evaluate_prediction(
+                    predict(files), files, profile, allow_resampling=allow_resampling
+                )
+            )
         except MedP2PError as error:
             if len(pairs) == 1 and not failures:
                 raise
@@ -291,6 +362,18 @@ def pair_paths(
     return [CaseFiles(image_name(prediction), prediction, reference, mask)], {}
 
 
+def case_files(case: Case, prediction: Path | None = None) -> CaseFiles:
+    """Return the files of a manifest's case, with its prediction if there is one on disk."""
+    return CaseFiles(
+        case.name,
+        prediction,
+        case.target,
+        case.mask,
+        case.series.get(TARGET, ""),
+        case.transforms.get(TARGET),
+    )
+
+
 def pair_manifest(
     prediction: Path, cases: Sequence[Case]
 ) -> tuple[list[CaseFiles], dict[str, str]]:
@@ -318,11 +401,7 @@ def pair_manifest(
         for case in cases
         if case.name not in predictions
     }
-    pairs = [
-        CaseFiles(case.name, predictions[case.name], case.target, case.mask)
-        for case in cases
-        if case.name in predictions
-    ]
+    pairs = [case_files(case, predictions[case.name]) for case in cases if case.name in predictions]
     return _alike_masked(pairs, failures)
 
 
@@ -509,6 +588,11 @@ def _refuse_mr_as_hu(volumes: Iterable[Volume], profile: Profile) -> None:
             raise EvaluationError(
                 f"{volume.name}: this is MR, but the profile {profile.name} is for CT in HU; "
                 "give the CT, or for MR --range LOW HIGH (such as --range 0 1000)"
+            )
+        if profile.units == "HU" and volume.modality == EIGHT_BIT:
+            raise EvaluationError(
+                f"{volume.name}: this is an 8-bit picture, but the profile {profile.name} is for "
+                "CT in HU; use --profile 8-bit"
             )
 
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -127,20 +127,25 @@ def write_text(path: Path, text: str, *, overwrite: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
     """Yield every file at any depth.
 
     Links are followed once. Hidden files and folders, pipes, sockets and devices are left out.
 
+    Args:
+        folder: Where to look.
+        on_error: Called if a folder cannot be listed, which is then left out.
+
     Raises:
-        ImageReadError: If a folder cannot be listed: what is in it would be missed.
+        ImageReadError: If a folder cannot be listed and there is no ``on_error``: what is in it
+            would be missed.
     """
 
     def refuse(error: OSError) -> None:
         raise ImageReadError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
     visited = set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=on_error or refuse, followlinks=True):
         real = Path(place).resolve()
         folders[:] = [] if real in visited else [f for f in folders if not f.startswith(".")]
         if real not in visited:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medp2p.dataset import PreparedCase, PreparedData
 from medp2p.preprocessing import decode
+from medp2p.store import PreparedCase, PreparedData
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 

@@ -303,7 +303,7 @@ def _image(path: Path) -> ImageReport:
     modality: str | None = None
     place = None
     problems: list[str] = []
-    with _noting(problems, path):
+    with noting(problems, path):
         modality = read_modality(path)
         grid = read_grid(path)
         place = _place(grid)
@@ -320,7 +320,7 @@ def _place(grid: Grid) -> Place | None:
 
 
 @contextmanager
-def _noting(problems: list[str], path: Path) -> Iterator[None]:
+def noting(problems: list[str], path: Path) -> Iterator[None]:
     """Note why the reader refuses, and go on after the block."""
     try:
         yield
@@ -362,9 +362,9 @@ def _series(
     path: Path, series: Series, same_uid: Sequence[Series], show_patient: bool
 ) -> SeriesReport:
     file = _file(series)
-    hide = _nothing_hidden if show_patient else _hider(file.path)
+    hide = _nothing_hidden if show_patient else hider(file.path)
     problems: list[str] = []
-    with _noting(problems, path):
+    with noting(problems, path):
         refuse_shared_uids(path, same_uid)
     if series.modality:
         groups = _groups(path, series, hide)
@@ -398,10 +398,10 @@ def _groups(path: Path, series: Series, hide: Hide) -> tuple[GroupReport, ...]:
 def _group(path: Path, group: Group, number: int, hide: Hide) -> GroupReport:
     outline = _outline(group, number, hide)
     problems: list[str] = []
-    with _noting(problems, path):
+    with noting(problems, path):
         check_pixels(group.frames)
     stack = None
-    with _noting(problems, path):
+    with noting(problems, path):
         group = _without_copies(group, problems)
         stack = _stack(path, group, problems)
     if any(frame.file.photometric == "MONOCHROME1" for frame in group.frames):
@@ -444,13 +444,14 @@ def _outline(group: Group, number: int | None, hide: Hide) -> GroupReport:
         size=(frame.file.columns, frame.file.rows),
         place=None,
         plane=plane_name(frame.orientation) if frame.orientation else "",
-        contrast=_contrast(frame),
+        contrast=contrast_of(frame),
         kind=printable(hide("\\".join(frame.frame_type or frame.file.image_type))),
         problems=(),
     )
 
 
-def _contrast(frame: Frame) -> str:
+def contrast_of(frame: Frame) -> str:
+    """Say what was made to look bright: times in ms, contrast agent, b-value in s/mm²."""
     words = [frame.file.contrast] if frame.file.contrast else []
     echo_time = frame.echo[1]
     if echo_time is not None and "TE " not in frame.file.contrast:
@@ -461,7 +462,7 @@ def _contrast(frame: Frame) -> str:
 
 
 def _patient(path: Path) -> Patient:
-    values = _texts(path, ("PatientName", "PatientID", "StudyDate")) or ("", "", "")
+    values = header_texts(path, ("PatientName", "PatientID", "StudyDate")) or ("", "", "")
     return Patient(*map(printable, values))
 
 
@@ -469,13 +470,13 @@ def _nothing_hidden(text: str) -> str:
     return text
 
 
-def _hider(path: Path) -> Hide:
+def hider(path: Path) -> Hide:
     """Make a function that takes out of a text what this file's header says of the patient.
 
     If the header cannot be read, nothing is left of any text, nor of one that is overlong.
     """
     keywords = (*_NAMES, *_NUMBERS, *_IDENTIFYING)
-    values = _texts(path, keywords)
+    values = header_texts(path, keywords)
     if values is None:
         return lambda text: _LEFT_OUT if text else ""
     stated = dict(zip(keywords, values, strict=True))
@@ -525,8 +526,12 @@ def _divided(number: str) -> str:
     return r"[\W_]{0,3}".join(map(re.escape, signs)) if len(signs) > _SHORT_WORD else ""
 
 
-def _texts(path: Path, keywords: Sequence[str]) -> tuple[str, ...] | None:
-    """Texts of a header, empty where absent; None if it cannot be read or is beyond all measure."""
+def header_texts(path: Path, keywords: Sequence[str]) -> tuple[str, ...] | None:
+    """Return texts of a header, empty where absent.
+
+    Returns:
+        None if the header cannot be read, or a text is beyond all measure.
+    """
     try:
         header = read_header(path)
         with quiet_pydicom:

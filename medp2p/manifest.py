@@ -2,27 +2,41 @@
 
 On disk a CSV with one row per case: ``case, patient, split, source_<name> …, target, mask``.
 Paths are relative to the CSV's folder or absolute; an empty mask is made from the source.
+
+`medp2p prepare` adds ``series_<name>`` (which DICOM series of a folder), ``transform_<name>``
+(how an image lies against the first source), ``fold``, ``verdict`` (use, check or reject) and
+``decision``, which is the user's and overrides the verdict. ``<name>`` is a source or ``target``.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import re
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
-
-from medp2p.config import DataSettings
+from medp2p.alignment import Alignment, place, read_alignment, resample_aligned
 from medp2p.errors import ImageReadError, ManifestError
 from medp2p.files import files_below, write_text
-from medp2p.io import READ_SUFFIXES, image_name, image_suffix, is_dicom_file, is_image
+from medp2p.io import (
+    DicomOptions,
+    image_name,
+    image_suffix,
+    is_dicom_file,
+    is_image,
+    read_volume,
+)
+from medp2p.splits import Split
+from medp2p.volume import Grid, Volume
 
-Split = Literal["train", "validation", "test"]
+Verdict = Literal["use", "check", "reject"]
+
+TARGET = "target"
+"""The target's name among a case's images."""
 
 
 @dataclass(frozen=True)
@@ -32,112 +46,121 @@ class Case:
     Attributes:
         name: Unique in the data set; names the outputs.
         patient: Cases of one patient share a split.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``; None for a case that is not used.
         sources: Path of each source contrast by name, in channel order.
         target: Path of the wanted image.
         mask: Path of the body mask, or None.
+        series: By image, which DICOM series lies at its path: ``KEY`` or ``KEY/GROUP``.
+        transforms: By image, the file with its `Alignment` to the first source; none where the
+            positions agree.
+        fold: Of the cross-validation, from 0.
+        verdict: What the audit says of the pair.
+        decision: What the user says of it.
     """
 
     name: str
     patient: str
-    split: Split
+    split: Split | None
     sources: dict[str, Path]
     target: Path
     mask: Path | None
+    series: dict[str, str] = field(default_factory=dict)
+    transforms: dict[str, Path] = field(default_factory=dict)
+    fold: int | None = None
+    verdict: Verdict = "use"
+    decision: Verdict | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether the case is for training, validation or test."""
+        return (self.decision or self.verdict) == "use"
+
+    @property
+    def images(self) -> dict[str, Path]:
+        """Paths of the sources and of the target, by name."""
+        return {**self.sources, TARGET: self.target}
 
 
-def load_cases(data: Path, settings: DataSettings) -> list[Case]:
-    """Read a manifest (``.csv``), or scan a folder of case folders.
+def dicom_options(series: str, files: tuple[Path, ...] = ()) -> DicomOptions:
+    """Return the options that read ``KEY`` or ``KEY/GROUP``, as a manifest names a series."""
+    key, _, group = series.partition("/")
+    return DicomOptions(series=key or None, group=int(group) if group else None, files=files)
+
+
+def read_case_image(case: Case, name: str) -> Volume:
+    """Read an image of a case as its file has it.
+
+    Args:
+        case: The case.
+        name: A source's name or ``"target"``.
 
     Raises:
-        ManifestError: As `read_manifest` and `scan_case_folders`.
+        ImageReadError: If it cannot be read.
+        GeometryError: If its voxels cannot be placed.
     """
-    if data.suffix.lower() == ".csv":
-        return read_manifest(data)
-    return scan_case_folders(data, settings)
+    return read_volume(case.images[name], dicom=dicom_options(case.series.get(name, "")))
 
 
-def scan_case_folders(folder: Path, settings: DataSettings) -> list[Case]:
-    """List the cases of a folder that holds one folder per case.
-
-    Files are found by name without suffix (``mr.nii.gz``, ``ct.mha``, …), as in the SynthRAD
-    challenges; a DICOM file of that name (``mr.dcm`` or ``mr``), or a folder that holds DICOM
-    files at any depth, is an image too. Case folders may lie at any depth, so
-    ``brain/1BA001/mr.nii.gz`` is found; the case is named by its own folder.
-    Links are followed, hidden files and folders left out.
+def read_sources(case: Case) -> list[Volume]:
+    """Read the sources of a case, each in the place where the first one has the patient.
 
     Raises:
-        ManifestError: If there is no case, a case lacks an image, two cases share a name, or
-            an image is there in two formats.
-        ImageReadError: If a file or folder cannot be read.
+        ImageReadError: If one cannot be read.
+        GeometryError: If voxels cannot be placed.
     """
-    if not folder.is_dir():
-        raise ManifestError(
-            f"{folder}: not a folder; expected a folder of case folders or a manifest (.csv)"
-        )
-    wanted = (*settings.sources, settings.target)
-    folders = _case_folders(folder, wanted)
-    if not folders:
-        raise ManifestError(
-            f"{folder}: no case found; expected files like CASE/{wanted[0]}.nii.gz and "
-            f"CASE/{wanted[-1]}.nii.gz, or folders CASE/{wanted[0]} and CASE/{wanted[-1]} of "
-            "DICOM files (set data.sources and data.target for other names)"
-        )
-    names = [case.name for case in folders]
-    patients = [_patient_of(name, settings.patient_pattern) for name in names]
-    splits = split_patients(patients, settings)
-    cases = [
-        Case(
-            name=case.name,
-            patient=patient,
-            split=splits[patient],
-            sources={name: _find_image(case, name) for name in settings.sources},
-            target=_find_image(case, settings.target),
-            mask=_find_mask(case, settings.mask),
-        )
-        for case, patient in zip(folders, patients, strict=True)
-    ]
-    check_cases(cases, folder)
-    return cases
+    return align_sources(case, {name: read_case_image(case, name) for name in case.sources})
 
 
-def split_patients(patients: Sequence[str], settings: DataSettings) -> dict[str, Split]:
-    """Assign patients to splits at random, reproducibly by ``settings.split_seed``.
+def align_sources(case: Case, volumes: Mapping[str, Volume]) -> list[Volume]:
+    """Put every source into the place where the first one has the patient.
 
-    With three patients or more, a split of non-zero fraction gets at least one.
+    Args:
+        case: Says how they lie against each other.
+        volumes: The sources by name, the first one first.
+
+    Raises:
+        ImageReadError: If the file of an alignment is missing or damaged.
     """
-    unique = sorted(set(patients))
-    order = [unique[i] for i in np.random.default_rng(settings.split_seed).permutation(len(unique))]
-    counts = [
-        max(round(fraction * len(order)), 1 if fraction > 0 and len(order) >= 3 else 0)
-        for fraction in (settings.test_fraction, settings.validation_fraction)
-    ]
-    test, validation = counts[0], counts[0] + counts[1]
-    return {
-        patient: "test" if i < test else "validation" if i < validation else "train"
-        for i, patient in enumerate(order)
-    }
+    first = next(iter(volumes.values()))
+    aligned = []
+    for name, volume in volumes.items():
+        alignment = case_alignment(case, name)
+        if alignment is None:
+            aligned.append(volume)
+        elif alignment.deformation is None:
+            aligned.append(place(volume, alignment))
+        else:
+            aligned.append(aligned_volume(volume, alignment, first.grid))
+    return aligned
 
 
-def read_manifest(path: Path) -> list[Case]:
+def case_alignment(case: Case, name: str) -> Alignment | None:
+    """Return how an image lies against the first source, None where the positions agree.
+
+    Raises:
+        ImageReadError: If the file with it is missing or damaged.
+    """
+    return read_alignment(case.transforms[name]) if name in case.transforms else None
+
+
+def aligned_volume(volume: Volume, alignment: Alignment, grid: Grid) -> Volume:
+    """Resample an image once, linearly, to a grid in the first source's world."""
+    array = resample_aligned(volume, alignment, grid)
+    return replace(volume, array=array, affine=grid.affine)
+
+
+def read_manifest(path: Path, *, every: bool = False) -> list[Case]:
     """Read a manifest.
+
+    Args:
+        path: The CSV file.
+        every: Also return the cases that are not used, by verdict or decision.
 
     Raises:
         ManifestError: If a column or file is missing, a split is unknown, a case is there
             twice, or a patient is in two splits.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(f"{path}: no such file; make one with `medp2p manifest`") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: cannot be read as a CSV file: {error}") from error
-    try:
-        reader = csv.DictReader(io.StringIO(text))
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
-    except csv.Error as error:
-        raise ManifestError(f"{path}: cannot be read as a CSV file: {error}") from error
+    columns, rows = read_rows(path)
     sources = [column for column in columns if column.startswith("source_")]
     missing = {"case", "split", "target"} - set(columns)
     if missing or not sources:
@@ -147,27 +170,107 @@ def read_manifest(path: Path) -> list[Case]:
             "expected case, patient, split, source_<name>, target, mask"
         )
     cases = [_case_of_row(row, sources, path) for row in rows]
-    check_cases(cases, path)
-    return cases
+    used = [case for case in cases if case.used]
+    check_cases(used, path)
+    _refuse_if_not_as_prepared(path, used)
+    return cases if every else used
 
 
-def write_manifest(path: Path, cases: Sequence[Case], *, overwrite: bool = False) -> None:
-    """Write a manifest with absolute paths.
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a table with a heading, divided by commas, semicolons or tabs.
+
+    Returns:
+        The columns and the rows, without spaces around values.
+
+    Raises:
+        ManifestError: If it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        heading = text.partition("\n")[0]
+        reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=heading.count))
+        lines = [[value.strip() for value in line] for line in reader if any(line)]
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: no such file; make one with `medp2p manifest`") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(f"{path}: cannot be read as a CSV file: {error}") from error
+    columns, *values = lines or [[]]
+    width = len(columns)
+    rows = [dict(zip(columns, [*line, *[""] * width][:width], strict=True)) for line in values]
+    return columns, rows
+
+
+def _refuse_if_not_as_prepared(path: Path, used: Sequence[Case]) -> None:
+    """Refuse a prepared folder's manifest if its index, which training reads, says otherwise."""
+    try:
+        index = json.loads((path.parent / "index.json").read_text(encoding="utf-8"))
+        prepared = {case["name"]: (case["split"], case["fold"]) for case in index["cases"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if (path.parent / "config.yaml").is_file() and prepared != {
+        case.name: (case.split, case.fold) for case in used
+    }:
+        raise ManifestError(
+            f"{path}: was changed since `medp2p prepare` wrote it; run that again, so that "
+            "training knows too"
+        )
+
+
+def write_manifest(
+    path: Path, cases: Sequence[Case], *, audited: bool = False, overwrite: bool = False
+) -> None:
+    """Write a manifest; paths inside its folder are relative to it, others absolute.
+
+    Args:
+        path: The CSV file.
+        cases: One row each.
+        audited: Whether to write verdicts and a column for the user's decisions.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
         OutputError: If it exists already or cannot be written.
     """
+    rows = [_row_of_case(case, path.parent.resolve(), audited) for case in cases]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns.sort(key=_column_order)
     text = io.StringIO()
-    sources = list(cases[0].sources)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["case", "patient", "split", *(f"source_{name}" for name in sources), "target", "mask"]
-    )
-    for case in cases:
-        images = [*case.sources.values(), case.target]
-        mask = case.mask.resolve() if case.mask else ""
-        writer.writerow([case.name, case.patient, case.split, *(p.resolve() for p in images), mask])
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     write_text(path, text.getvalue(), overwrite=overwrite)
+
+
+_FIRST_COLUMNS = ("case", "patient", "split", "fold", "verdict", "decision")
+_KINDS_OF_COLUMN = ("source_", "target", "mask", "series_", "transform_")
+
+
+def _column_order(column: str) -> int:
+    if column in _FIRST_COLUMNS:
+        return _FIRST_COLUMNS.index(column)
+    kind = next(i for i, start in enumerate(_KINDS_OF_COLUMN) if column.startswith(start))
+    return len(_FIRST_COLUMNS) + kind
+
+
+def _row_of_case(case: Case, folder: Path, audited: bool) -> dict[str, str]:
+    def shown(path: Path) -> str:
+        place = path.resolve()
+        return str(place.relative_to(folder) if place.is_relative_to(folder) else place)
+
+    row = {
+        "case": case.name,
+        "patient": case.patient,
+        "split": case.split or "",
+        **{f"source_{name}": shown(path) for name, path in case.sources.items()},
+        TARGET: shown(case.target),
+        "mask": shown(case.mask) if case.mask else "",
+        **{f"series_{name}": series for name, series in case.series.items()},
+        **{f"transform_{name}": shown(path) for name, path in case.transforms.items()},
+    }
+    if case.fold is not None:
+        row["fold"] = str(case.fold)
+    if audited:
+        row |= {"verdict": case.verdict, "decision": case.decision or ""}
+    return row
 
 
 def check_cases(cases: Sequence[Case], where: Path) -> None:
@@ -190,7 +293,7 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
                 f"{cases[0].name} has {', '.join(names)}; expected the same in the same order"
             )
     splits: dict[str, Case] = {}
-    for case in cases:
+    for case in (case for case in cases if case.used):
         first = splits.setdefault(case.patient, case)
         if first.split != case.split:
             raise ManifestError(
@@ -198,50 +301,54 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
                 f"{first.split}, case {case.name} in {case.split}); put all cases of a patient "
                 "into one split"
             )
-    owners: dict[Path, str] = {}
+    owners: dict[tuple[Path, str], str] = {}
     for case in cases:
         for file in (*case.sources.values(), case.target, case.mask):
             if file is not None and not file.exists():
                 raise ManifestError(f"{where}: case {case.name}: {file} does not exist")
-        for file in (*case.sources.values(), case.target):
-            owner = owners.setdefault(file.resolve(), case.name)
+        for name, file in case.images.items():
+            image = (file.resolve(), case.series.get(name, ""))
+            owner = owners.setdefault(image, case.name)
             if owner != case.name:
                 raise ManifestError(f"{where}: {file} is an image of {owner} and of {case.name}")
 
 
 def _case_of_row(row: dict[str, str], sources: Sequence[str], path: Path) -> Case:
-    row = {column: (row[column] or "").strip() for column in row if column}
     name, split = row["case"], row["split"]
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise ManifestError(f"{path}: {name!r} is no case name; expected a plain name")
-    if split not in get_args(Split):
-        raise ManifestError(
-            f"{path}: case {name}: split {split!r}; expected {', '.join(get_args(Split))}"
-        )
-    for column in (*sources, "target"):
+    verdict = _one_of(row.get("verdict") or "use", Verdict, f"{path}: case {name}: verdict")
+    decision = (row.get("decision") or "").lower()
+    if decision:
+        decision = _one_of(decision, Verdict, f"{path}: case {name}: decision")
+    if split or (decision or verdict) == "use":
+        _one_of(split, Split, f"{path}: case {name}: split")
+    for column in (*sources, TARGET):
         if not row[column]:
             raise ManifestError(f"{path}: case {name}: the column {column} is empty")
-    mask = row.get("mask")
+    names = [*(column.removeprefix("source_") for column in sources), TARGET]
+    mask, fold = row.get("mask"), row.get("fold")
+    if fold and not fold.isdecimal():
+        raise ManifestError(f"{path}: case {name}: fold {fold!r}; expected a number from 0")
     return Case(
         name=name,
         patient=row.get("patient") or name,
-        split=split,  # type: ignore[arg-type]
+        split=split or None,  # type: ignore[arg-type]
         sources={c.removeprefix("source_"): path.parent / row[c] for c in sources},
-        target=path.parent / row["target"],
+        target=path.parent / row[TARGET],
         mask=path.parent / mask if mask else None,
+        series={n: series for n in names if (series := row.get(f"series_{n}"))},
+        transforms={n: path.parent / file for n in names if (file := row.get(f"transform_{n}"))},
+        fold=int(fold) if fold else None,
+        verdict=verdict,  # type: ignore[arg-type]
+        decision=decision or None,  # type: ignore[arg-type]
     )
 
 
-def _patient_of(case: str, pattern: str | None) -> str:
-    if pattern is None:
-        return case
-    match = re.search(pattern, case)
-    if not match or not match.groups():
-        raise ManifestError(
-            f"case {case}: data.patient_pattern {pattern!r} finds no patient in the name; "
-            "expected a pattern with one group that matches every case"
-        )
-    return match.group(1)
+def _one_of(value: str, kind: Any, where: str) -> str:
+    if value not in get_args(kind):
+        raise ManifestError(f"{where} {value!r}; expected {', '.join(get_args(kind))}")
+    return value
 
 
 def is_named_image(path: Path, names: Sequence[str]) -> bool:
@@ -265,44 +372,3 @@ def _is_dicom(path: Path) -> bool:
         return is_dicom_file(path)
     except OSError as error:
         raise ImageReadError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _case_folders(folder: Path, wanted: Sequence[str]) -> list[Path]:
-    """Find the folders that hold an image of a wanted name."""
-    below = list(files_below(folder))
-    series = {s for path in below if (s := _folder_named(path, folder, wanted)) is not None}
-    outer = {parent for path in series for parent in path.parents}
-    series = {path for path in series - outer if is_named_image(path, wanted)}
-    files = (path for path in below if series.isdisjoint(path.parents))
-    images = (*series, *(path for path in files if is_named_image(path, wanted)))
-    return sorted({path.parent for path in images})
-
-
-def _folder_named(path: Path, top: Path, names: Sequence[str]) -> Path | None:
-    """Return the innermost folder of one of these names that a file below ``top`` lies in."""
-    inside = (parent for parent in path.parents if parent.is_relative_to(top) and parent != top)
-    return next((parent for parent in inside if parent.name in names), None)
-
-
-def _find_image(folder: Path, name: str) -> Path:
-    files = _images_named(folder, name)
-    if not files:
-        raise ManifestError(
-            f"{folder}: no {name} image; expected {name}.nii.gz (or {', '.join(READ_SUFFIXES)}, "
-            f".dcm) or a folder {name} of DICOM files"
-        )
-    if len(files) > 1:
-        raise ManifestError(
-            f"{folder}: {files[0].name} and {files[1].name}; keep one of them in the case folder"
-        )
-    return files[0]
-
-
-def _find_mask(folder: Path, name: str | None) -> Path | None:
-    if name is None or not _images_named(folder, name):
-        return None
-    return _find_image(folder, name)
-
-
-def _images_named(folder: Path, name: str) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if is_named_image(path, [name])]

@@ -59,7 +59,8 @@ class Profile:
         value_range: Lowest and highest value, in ``units``. PSNR and the structure metric
             clip to it, and its width is their data range. MAE and bias don't clip.
         structure: Which structure metric belongs to the profile.
-        units: ``"HU"`` for CT numbers, which also brings the tissue classes, else None.
+        units: ``"HU"`` for CT numbers, which also brings the tissue classes; ``"grey levels"``
+            for 8-bit pictures; else None.
 
     Raises:
         ValueError: If the range does not rise or is not finite.
@@ -67,7 +68,7 @@ class Profile:
 
     name: str
     value_range: tuple[float, float]
-    structure: Literal["ssim", "ms_ssim"]
+    structure: Literal["ssim", "ms_ssim", "ssim_2d"]
     units: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,6 +116,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 )
 """The challenges' definitions; ranges as in the code that made their leaderboards."""
 
+PICTURE_PROFILE = Profile("8-bit", (0.0, 255.0), "ssim_2d", "grey levels")
+"""For grey 8-bit pictures of one slice."""
+
 
 def range_profile(low: float, high: float) -> Profile:
     """Return a profile for images whose values are not CT numbers.
@@ -136,8 +140,8 @@ def choose_profile(name: str | None, value_range: tuple[float, float] | None = N
     """Return the profile that a user asked for.
 
     Args:
-        name: A key of `PROFILES`, ``"range"``, or None: ``"range"`` if a range is given, else
-            ``"synthrad2025"``.
+        name: A key of `PROFILES`, ``"8-bit"``, ``"range"``, or None: ``"range"`` if a range is
+            given, else ``"synthrad2025"``.
         value_range: Lowest and highest value; for the profile ``"range"`` only.
 
     Raises:
@@ -152,11 +156,13 @@ def choose_profile(name: str | None, value_range: tuple[float, float] | None = N
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ConfigError(f"--range must be finite and rise, got {low:g} {high:g}")
         return range_profile(low, high)
-    if name not in PROFILES:
-        raise ConfigError(f"no profile {name!r}; the profiles are {', '.join(PROFILES)}, range")
+    profiles = {**PROFILES, PICTURE_PROFILE.name: PICTURE_PROFILE}
+    if name not in profiles:
+        known = ", ".join([*PROFILES, "range", PICTURE_PROFILE.name])
+        raise ConfigError(f"no profile {name!r}; the profiles are {known}")
     if value_range:
         raise ConfigError(f"the profile {name} has its own range; leave out --range or --profile")
-    return PROFILES[name]
+    return profiles[name]
 
 
 def compute_metrics(
@@ -385,6 +391,55 @@ def ms_ssim(
     return product
 
 
+def ssim_2d(
+    prediction: Array,
+    reference: Array,
+    mask: Array | None = None,
+    value_range: tuple[float, float] = PICTURE_PROFILE.value_range,
+) -> float:
+    """Structural similarity of a picture, in the plane.
+
+    As `ssim`, with a window of 7×7 pixels; without the outermost three pixels. With no mask this
+    is what scikit-image's ``structural_similarity`` gives by default.
+
+    Args:
+        prediction: Three axes, one of them of one voxel, the others of at least seven.
+        reference: The same shape and units.
+        mask: The same shape, values above 0 are inside; None is the whole picture.
+        value_range: Lowest and highest value; the width is the data range.
+
+    Returns:
+        At most 1, for equal images.
+
+    Raises:
+        EvaluationError: As for `voxel_metrics`, or if this is no picture or too small a one.
+    """
+    from skimage.metrics import structural_similarity
+
+    _values_inside(prediction, reference, mask)
+    flat = [axis for axis, size in enumerate(reference.shape) if size == 1]
+    if len(flat) != 1 or sorted(reference.shape)[1] < WINDOW:
+        raise EvaluationError(
+            f"SSIM of a picture has no value: found {_sizes(reference.shape)} voxels, expected one "
+            f"slice of at least {WINDOW} pixels each way"
+        )
+    low, high = value_range
+    inside = np.ones(reference.shape, bool) if mask is None else mask > 0
+    images = (np.where(inside, np.clip(a, low, high), low) for a in (prediction, reference))
+    predicted, true = (np.squeeze(a, flat[0]).astype(np.float64) for a in images)
+    _, similarity = structural_similarity(
+        predicted, true, data_range=high - low, win_size=WINDOW, full=True
+    )
+    inner = (slice(MARGIN, -MARGIN),) * 2
+    kept = np.squeeze(inside, flat[0])[inner]
+    if not kept.any():
+        raise EvaluationError(
+            f"SSIM of a picture has no value: no pixel of the mask lies {MARGIN} pixels or more "
+            "from its border; give a larger mask"
+        )
+    return float(similarity[inner][kept].mean(dtype=np.float64))
+
+
 VoxelMetric = Callable[[Array, Array, tuple[float, float]], float]
 StructureMetric = Callable[[Array, Array, Array | None, tuple[float, float]], float]
 
@@ -400,7 +455,7 @@ VOXEL_METRICS: Mapping[str, VoxelMetric] = MappingProxyType(
 """Metrics of the values inside the mask: (prediction, reference, range) to a number."""
 
 STRUCTURE_METRICS: Mapping[str, StructureMetric] = MappingProxyType(
-    {"ssim": ssim, "ms_ssim": ms_ssim}
+    {"ssim": ssim, "ms_ssim": ms_ssim, "ssim_2d": ssim_2d}
 )
 """Metrics of volumes: (prediction, reference, mask, range) to a number."""
 

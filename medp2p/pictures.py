@@ -69,7 +69,7 @@ def write_case_picture(
             axis.set_axis_off()
             if number == 0:
                 axis.set_title(title, color="white", fontsize=10)
-    unit = "HU" if modalities[1] == "CT" else "MR units"
+    unit = {"CT": "HU", "MR": "MR units"}.get(modalities[1], "grey levels")
     bar = figure.colorbar(shown, ax=axes[:, -1], fraction=0.05)
     bar.set_label(f"synthetic minus target, {unit}", color="white")
     bar.ax.tick_params(colors="white")

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medp2p.checkpoint import BatchNorm, ModelCard, library_versions, save_model
+from medp2p.checkpoint import BatchNorm, ModelCard, save_model
 from medp2p.config import Config, GeneratorSettings, validate_config
 from medp2p.errors import CheckpointError, ConfigError
 from medp2p.networks.unet import UNetGenerator
+from medp2p.versions import library_versions
 
 _ADVICE = (
     "give a latest_net_G.pth of the original project, trained with --netG unet_256 or unet_128"

@@ -8,31 +8,65 @@ mapped to the unit range [-1, 1] and kept as int16 *codes* of `CODES_PER_UNIT` p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from medp2p.config import ImageSettings, PreprocessingSettings
-from medp2p.errors import GeometryError, ImageReadError
+from medp2p.alignment import Alignment, place, resample_aligned
+from medp2p.body import body_mask
+from medp2p.config import (
+    EIGHT_BIT,
+    EIGHT_BIT_RANGE,
+    STANDARD_SCALE,
+    ImageSettings,
+    PreprocessingSettings,
+)
+from medp2p.errors import ConfigError, GeometryError, ImageReadError
+from medp2p.intensity import (
+    correct_bias,
+    fit_landmarks,
+    metal_voxels,
+    percentiles_with_deciles,
+    standard_knots,
+    standardize,
+)
+from medp2p.padding import padding_value, without_padding
 from medp2p.volume import Grid, Volume, reorient
+
+__all__ = [
+    "body_mask",
+    "carry_mask",
+    "case_landmarks",
+    "check_mask",
+    "check_mask_values",
+    "check_modality",
+    "correct_bias",
+    "decode",
+    "encode",
+    "field_of_view",
+    "find_value_range",
+    "fit_landmarks",
+    "from_unit",
+    "metal_voxels",
+    "output_limits",
+    "padding_value",
+    "prepare_mask",
+    "prepare_onto",
+    "prepare_source",
+    "resample",
+    "to_unit",
+    "training_grid",
+]
 
 CODES_PER_UNIT = 16384
 """An int16 code holds -2..+2 in steps of 1/16384: 0.125 HU for the default CT range."""
 
 MR_UNIT_LIMITS = (-1.0, 1.99)
 """MR values beyond the percentiles are kept up to here, for bright vessels and fat."""
-
-BODY_MASK_SPACING_MM = 1.5
-"""Body masks are found on a grid about this coarse and refined by interpolation."""
-
-VOXELS_FOR_THRESHOLD = 1_000_000
-"""The threshold between air and body is found on about this many voxels."""
-
-_NEIGHBOURS_IN_SLICE = np.zeros((3, 3, 3), dtype=bool)
-_NEIGHBOURS_IN_SLICE[1] = ndimage.generate_binary_structure(2, 1)
 
 SMALLEST_MASK_VOXELS = 64
 """A body of fewer voxels gives no percentiles worth the name."""
@@ -48,6 +82,9 @@ CT_AIR_HU = -200.0
 
 MR_LOWEST = -900.0
 """An MR has no values down here: it is stored from 0, or standardized around 0."""
+
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -105,66 +142,7 @@ def resample(
     Returns:
         Array of ``grid.shape``; float32, or the volume's dtype if nothing was interpolated.
     """
-    canonical = reorient(volume, grid.orientation)
-    if canonical.grid.difference(grid) is None:
-        return canonical.array
-    import SimpleITK as sitk
-
-    index_to_index = np.linalg.inv(canonical.affine) @ grid.affine
-    values = canonical.array if nearest else canonical.array.astype(np.float32, copy=False)
-    if values.dtype == np.bool_:
-        values = values.astype(np.uint8)
-    sampler = sitk.ResampleImageFilter()
-    sampler.SetSize([int(n) for n in grid.shape])
-    sampler.SetTransform(
-        sitk.AffineTransform(
-            [float(v) for v in index_to_index[:3, :3].ravel()],
-            [float(v) for v in index_to_index[:3, 3]],
-        )
-    )
-    sampler.SetInterpolator(sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear)
-    sampler.SetUseNearestNeighborExtrapolator(outside is None)
-    sampler.SetDefaultPixelValue(0.0 if outside is None else float(outside))
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    sampled = sitk.GetArrayFromImage(sampler.Execute(image)).transpose(2, 1, 0)
-    return sampled.astype(volume.array.dtype, copy=False) if nearest else sampled
-
-
-def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
-    """Find the body: the largest connected part that is not air, with its cavities.
-
-    CT is cut at -300 HU; MR at Li's minimum cross-entropy threshold (Li & Tam 1998) of the
-    slightly smoothed image.
-
-    Args:
-        volume: An MR or CT image.
-        modality: ``"MR"`` or ``"CT"``.
-
-    Returns:
-        Boolean array of the volume's shape.
-
-    Raises:
-        ImageReadError: If nothing stands out from the background.
-    """
-    from skimage.filters import threshold_li
-
-    coarse = _coarsened(volume)
-    values = ndimage.gaussian_filter(coarse.array.astype(np.float32), 0.5)
-    if modality == "CT":
-        threshold = -300.0
-    elif values.max() > values.min():
-        threshold = float(threshold_li(_thinned(values)))
-    else:
-        threshold = float(values.max())
-    body = _solid(values > threshold)
-    if not body.any():
-        raise ImageReadError(
-            f"{volume.name}: no body found, all values lie between {values.min():.4g} and "
-            f"{values.max():.4g}; give a mask or another image"
-        )
-    fine = resample(coarse.with_array(body.astype(np.float32)), volume.grid)
-    mask: NDArray[np.bool_] = fine > 0.5
-    return mask
+    return resample_aligned(volume, Alignment.identity(), grid, outside=outside, nearest=nearest)
 
 
 def check_modality(volume: Volume, settings: ImageSettings, role: str) -> None:
@@ -194,6 +172,11 @@ def check_modality(volume: Volume, settings: ImageSettings, role: str) -> None:
         raise ImageReadError(
             f"{volume.name}: values {low:.4g}..{high:.4g} are not CT numbers in HU (air is near "
             f"-1000), but the {role} should be CT; give the CT, in HU"
+        )
+    if modality == EIGHT_BIT and not EIGHT_BIT_RANGE[0] <= low <= high <= EIGHT_BIT_RANGE[1]:
+        raise ImageReadError(
+            f"{volume.name}: values {low:.4g}..{high:.4g} are not grey levels of 0 to 255, but the "
+            f"{role} should be an 8-bit picture; give the picture"
         )
     if modality == "MR" and low <= MR_LOWEST:
         raise ImageReadError(
@@ -246,6 +229,44 @@ def check_mask(mask: Volume, image: Volume) -> NDArray[np.bool_]:
     return voxels
 
 
+def prepare_images(
+    volumes: Mapping[Name, Volume],
+    body: NDArray[np.bool_],
+    settings: PreprocessingSettings,
+    alignments: Mapping[Name, Alignment] = MappingProxyType({}),
+) -> tuple[dict[Name, PreparedImage], NDArray[np.uint8]]:
+    """Bring all images of a case to the training grid of the first one.
+
+    Args:
+        volumes: Sources in channel order, then the target, by name.
+        body: Body voxels on the first one's grid.
+        settings: Spacing and value mapping.
+        alignments: Where the first one's world lies in another's; images without one share it.
+
+    Returns:
+        The prepared images, and the body that all of them show, uint8 (K, J, I).
+
+    Raises:
+        ImageReadError: If an image is not of the modality that the settings name.
+        GeometryError: If images do not overlap.
+    """
+    (first_name, first), *others = volumes.items()
+    check_modality(first, settings.source, "source")
+    prepared = {first_name: prepare_source(first, body, settings)}
+    grid = prepared[first_name].grid
+    covered = np.ones(grid.shape, dtype=bool)
+    for number, (name, volume) in enumerate(others, 1):
+        is_target = number == len(others)
+        own = settings.target if is_target else settings.source
+        check_modality(volume, own, "target" if is_target else "source")
+        alignment = alignments.get(name, Alignment.identity())
+        own_body = carry_mask(body, first, place(volume, alignment))
+        prepared[name] = prepare_onto(volume, own_body, own, grid, alignment)
+        covered &= field_of_view(volume, grid, own.modality, alignment)
+    mask = prepare_mask(first.with_array(body), grid)
+    return prepared, mask & covered.transpose(2, 1, 0)
+
+
 def prepare_source(
     volume: Volume, mask: NDArray[np.bool_], settings: PreprocessingSettings
 ) -> PreparedImage:
@@ -257,15 +278,21 @@ def prepare_source(
         settings: Spacing and value mapping.
 
     Raises:
-        ImageReadError: If an MR is constant inside the mask.
+        ImageReadError: If an MR is constant inside the mask, or too little of it is positive
+            for bias correction.
+        ConfigError: If landmarks are needed and not fitted.
     """
     grid = training_grid(volume.grid, settings)
-    value_range = find_value_range(volume, mask, settings.source)
-    return _code(resample(volume, grid), grid, value_range, settings.source)
+    cleaned = _clean(volume, mask, settings.source)
+    return _code(resample(cleaned.volume, grid), grid, cleaned, settings.source)
 
 
 def prepare_onto(
-    volume: Volume, mask: NDArray[np.bool_], settings: ImageSettings, grid: Grid
+    volume: Volume,
+    mask: NDArray[np.bool_],
+    settings: ImageSettings,
+    grid: Grid,
+    alignment: Alignment | None = None,
 ) -> PreparedImage:
     """Bring another image of the case (target, further source) to the source's training grid.
 
@@ -276,12 +303,17 @@ def prepare_onto(
         mask: Body voxels on the volume's grid; used for the percentiles of MR.
         settings: How values are mapped.
         grid: The training grid.
+        alignment: Where the world of ``grid`` lies in the volume's; None if they are one.
 
     Raises:
-        ImageReadError: If an MR is constant inside the mask.
+        ImageReadError: If an MR is constant inside the mask, or too little of it is positive
+            for bias correction.
+        ConfigError: If landmarks are needed and not fitted.
     """
-    value_range = find_value_range(volume, mask, settings)
-    return _code(resample(volume, grid, outside=value_range[0]), grid, value_range, settings)
+    cleaned = _clean(volume, mask, settings)
+    placed = alignment or Alignment.identity()
+    values = resample_aligned(cleaned.volume, placed, grid, outside=cleaned.lowest)
+    return _code(values, grid, cleaned, settings)
 
 
 def prepare_mask(mask: Volume, grid: Grid) -> NDArray[np.uint8]:
@@ -290,27 +322,53 @@ def prepare_mask(mask: Volume, grid: Grid) -> NDArray[np.uint8]:
     return np.ascontiguousarray(sampled.transpose(2, 1, 0))
 
 
+def case_landmarks(
+    volume: Volume, mask: NDArray[np.bool_], settings: ImageSettings
+) -> tuple[float, ...]:
+    """Return an MR's landmarks: `ImageSettings.percentiles` inside the mask and their deciles.
+
+    They are taken of the image as it is standardized: padding left out, bias corrected where
+    the settings say so.
+
+    Args:
+        volume: An MR.
+        mask: Body voxels on the volume's grid.
+        settings: Percentiles and bias correction.
+
+    Returns:
+        Values of the image, not falling; the last is above the first.
+
+    Raises:
+        ImageReadError: If the MR is constant inside the mask.
+    """
+    volume, mask = _corrected(volume, mask, settings)
+    return _landmarks(volume, mask, settings)
+
+
 def find_value_range(
     volume: Volume, mask: NDArray[np.bool_], settings: ImageSettings
 ) -> tuple[float, float]:
     """Return the values that are mapped to -1 and +1.
+
+    With ``standardization: nyul`` these are values of the standard scale, else of the image.
 
     Raises:
         ImageReadError: If an MR is constant inside the mask.
     """
     if settings.modality == "CT":
         return settings.hu_range
-    if np.count_nonzero(mask) < SMALLEST_MASK_VOXELS:
-        raise ImageReadError(
-            f"{volume.name}: holds {np.count_nonzero(mask)} voxels of the body, expected at least "
-            f"{SMALLEST_MASK_VOXELS}; check that the images belong together"
-        )
-    low, high = (float(v) for v in np.percentile(volume.array[mask], settings.percentiles))
+    if settings.modality == EIGHT_BIT:
+        return EIGHT_BIT_RANGE
+    if settings.standardization == "nyul":
+        return STANDARD_SCALE
+    inside = _inside(volume, mask)
+    if settings.standardization == "zscore":
+        mean, spread = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
+        low, high = (float(mean + z * spread) for z in settings.zscore_range)
+    else:
+        low, high = (float(v) for v in np.percentile(inside, settings.percentiles))
     if not low < high:
-        raise ImageReadError(
-            f"{volume.name}: the value is {low:.4g} nearly everywhere inside the body; "
-            "expected an image with contrast"
-        )
+        raise _no_contrast(volume, low)
     return low, high
 
 
@@ -319,7 +377,7 @@ def to_unit(
 ) -> NDArray[np.float32]:
     """Map values linearly so that ``value_range`` becomes [-1, 1], and clip.
 
-    CT is clipped to [-1, 1], MR to `MR_UNIT_LIMITS`.
+    CT and 8-bit pictures are clipped to [-1, 1], MR to `MR_UNIT_LIMITS`.
 
     Returns:
         float32, shaped like ``values``.
@@ -331,7 +389,7 @@ def to_unit(
     if not low < high:
         raise ValueError(f"the range must rise, got {low:g}, {high:g}")
     unit = (values.astype(np.float32) - np.float32(low)) * np.float32(2 / (high - low)) - 1
-    limits = (-1.0, 1.0) if settings.modality == "CT" else MR_UNIT_LIMITS
+    limits = MR_UNIT_LIMITS if settings.modality == "MR" else (-1.0, 1.0)
     clipped: NDArray[np.float32] = np.clip(unit, *limits)
     return clipped
 
@@ -345,7 +403,7 @@ def from_unit(unit: NDArray[np.float32], value_range: tuple[float, float]) -> ND
 
 def output_limits(value_range: tuple[float, float], settings: ImageSettings) -> tuple[float, float]:
     """Lowest and highest value that a translated image can have."""
-    if settings.modality == "CT":
+    if settings.modality != "MR":
         return value_range
     low, high = from_unit(np.array(MR_UNIT_LIMITS, dtype=np.float32), value_range)
     return float(low), float(high)
@@ -386,6 +444,25 @@ def carry_mask(body: NDArray[np.bool_], volume: Volume, other: Volume) -> NDArra
     return resample(mask, other.grid, outside=0, nearest=True) > 0
 
 
+def field_of_view(
+    image: Volume, grid: Grid, modality: str | None = None, alignment: Alignment | None = None
+) -> NDArray[np.bool_]:
+    """Tell which voxels of ``grid`` the image shows: inside its extent, and not padding.
+
+    Args:
+        image: The image.
+        grid: Where to tell.
+        modality: For `padding_value`.
+        alignment: Where the world of ``grid`` lies in the image's; None if they are one.
+    """
+    padding = padding_value(image, modality)
+    shown = np.ones(image.shape, np.uint8) if padding is None else image.array != padding
+    shown = image.with_array(shown.astype(np.uint8))
+    placed = alignment or Alignment.identity()
+    inside: NDArray[np.bool_] = resample_aligned(shown, placed, grid, outside=0, nearest=True) > 0
+    return inside
+
+
 def _share_inside(mask: NDArray[np.bool_], grid: Grid, other: Grid) -> float:
     """Share of the mask's voxels, on ``grid``, that lie inside the extent of ``other``."""
     step = [max(1, n // 128) for n in mask.shape]
@@ -396,54 +473,85 @@ def _share_inside(mask: NDArray[np.bool_], grid: Grid, other: Grid) -> float:
     return float(inside.mean()) if len(index) else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class _Cleaned:
+    """An image ready for resampling, and how its values are mapped then."""
+
+    volume: Volume
+    value_range: tuple[float, float]
+    lowest: float  # value of the image that becomes -1
+    knots: tuple[NDArray[np.float64], NDArray[np.float64]] | None  # to the standard scale
+
+
+def _clean(volume: Volume, mask: NDArray[np.bool_], settings: ImageSettings) -> _Cleaned:
+    volume, mask = _corrected(volume, mask, settings)
+    value_range = find_value_range(volume, mask, settings)
+    if settings.standardization != "nyul":
+        return _Cleaned(volume, value_range, value_range[0], None)
+    if settings.landmarks is None:
+        raise ConfigError(
+            f"{volume.name}: standardization is nyul, but its landmarks are not fitted; prepare "
+            "the training set with `medp2p prepare`, train on that and use that model"
+        )
+    expected = len(percentiles_with_deciles(settings.percentiles))
+    if len(settings.landmarks) != expected:
+        raise ConfigError(
+            f"preprocessing: {len(settings.landmarks)} landmarks, expected {expected} for these "
+            "percentiles; leave them to `medp2p prepare`"
+        )
+    knots = standard_knots(_landmarks(volume, mask, settings), settings.landmarks)
+    return _Cleaned(volume, value_range, float(knots[0][0]), knots)
+
+
+def _corrected(
+    volume: Volume, mask: NDArray[np.bool_], settings: ImageSettings
+) -> tuple[Volume, NDArray[np.bool_]]:
+    """The image without padding and shading, and the mask without padding."""
+    padding = padding_value(volume, settings.modality)
+    if padding is not None:
+        mask = mask & (volume.array != padding)
+        volume = without_padding(volume, settings.hu_range[0], settings.modality)
+    if settings.bias_correction:
+        volume = correct_bias(volume, mask)
+    return volume, mask
+
+
+def _landmarks(
+    volume: Volume, mask: NDArray[np.bool_], settings: ImageSettings
+) -> tuple[float, ...]:
+    wanted = percentiles_with_deciles(settings.percentiles)
+    found = np.percentile(_inside(volume, mask), wanted).astype(np.float64)
+    if not found[0] < found[-1]:
+        raise _no_contrast(volume, float(found[0]))
+    return tuple(float(v) for v in np.maximum.accumulate(found))
+
+
+def _inside(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """Values inside the body."""
+    inside: NDArray[Any] = volume.array[mask]
+    if len(inside) < SMALLEST_MASK_VOXELS:
+        raise ImageReadError(
+            f"{volume.name}: holds {len(inside)} voxels of the body, expected at least "
+            f"{SMALLEST_MASK_VOXELS}; check that the images belong together"
+        )
+    return inside
+
+
+def _no_contrast(volume: Volume, value: float) -> ImageReadError:
+    return ImageReadError(
+        f"{volume.name}: the value is {value:.4g} nearly everywhere inside the body; "
+        "expected an image with contrast"
+    )
+
+
 def _code(
-    values: NDArray[Any], grid: Grid, value_range: tuple[float, float], settings: ImageSettings
+    values: NDArray[Any], grid: Grid, cleaned: _Cleaned, settings: ImageSettings
 ) -> PreparedImage:
-    codes = encode(to_unit(values, value_range, settings))
-    return PreparedImage(np.ascontiguousarray(codes.transpose(2, 1, 0)), grid, value_range)
+    if cleaned.knots is not None:
+        values = standardize(values, cleaned.knots)
+    codes = encode(to_unit(values, cleaned.value_range, settings))
+    return PreparedImage(np.ascontiguousarray(codes.transpose(2, 1, 0)), grid, cleaned.value_range)
 
 
 def _empty_volume(grid: Grid) -> Volume:
     return Volume(np.broadcast_to(np.uint8(0), grid.shape), grid.affine)
-
-
-def _coarsened(volume: Volume) -> Volume:
-    step = np.maximum(1, np.floor(BODY_MASK_SPACING_MM / volume.spacing_mm)).astype(int)
-    array = volume.array[tuple(slice(None, None, int(n)) for n in step)]
-    affine = volume.affine.copy()
-    affine[:3, :3] *= step
-    return Volume(array, affine, path=volume.path)
-
-
-def _thinned(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every n-th voxel of each axis, enough for a threshold."""
-    step = max(1, int(np.cbrt(values.size / VOXELS_FOR_THRESHOLD)))
-    return values[::step, ::step, ::step]
-
-
-def _solid(voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part, filled, without thin appendages, its surface closed."""
-    filled = _fill_slices(voxels)
-    opened = ndimage.binary_opening(np.pad(filled, 1, mode="edge"))[1:-1, 1:-1, 1:-1]
-    labels, count = ndimage.label(opened if opened.any() else filled)
-    if count == 0:
-        return filled
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    body = labels == sizes.argmax()
-    closed = ndimage.binary_closing(np.pad(body, 2, mode="edge"), iterations=2)[2:-2, 2:-2, 2:-2]
-    return _fill_slices(closed)
-
-
-def _fill_slices(voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Fill what is enclosed in a slice of any axis: what does not reach the slice's border."""
-    filled = voxels.copy()
-    for axis in range(3):
-        sections = np.moveaxis(filled, axis, 0)
-        holes, count = ndimage.label(~sections, _NEIGHBOURS_IN_SLICE)
-        reaches_border = np.zeros(count + 1, dtype=bool)
-        for border in (holes[:, 0], holes[:, -1], holes[:, :, 0], holes[:, :, -1]):
-            reaches_border[border] = True
-        reaches_border[0] = False
-        sections[...] = ~reaches_border[holes]
-    return filled

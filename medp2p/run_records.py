@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from medp2p.config import PreprocessingSettings
-from medp2p.dataset import PreparedCase, PreparedData
 from medp2p.files import write_text
 from medp2p.pictures import write_case_picture
 from medp2p.preprocessing import decode
+from medp2p.store import PreparedCase, PreparedData
 
 LOG_FILE = "log.csv"
 CURVES_FOLDER = "tensorboard"

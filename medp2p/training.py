@@ -28,15 +28,14 @@ from torch import Tensor
 from medp2p.augmentation import augment
 from medp2p.checkpoint import (
     ModelCard,
-    library_versions,
     load_model,
     load_state,
     load_weights,
     save_model,
     save_state,
 )
-from medp2p.config import Config, config_yaml, validate_config
-from medp2p.dataset import PreparedCase, PreparedData, SliceBatches
+from medp2p.config import EIGHT_BIT, Config, config_yaml, validate_config
+from medp2p.dataset import SliceBatches
 from medp2p.devices import choose_device, resolve_precision
 from medp2p.errors import (
     CheckpointError,
@@ -50,10 +49,19 @@ from medp2p.fingerprint import fingerprint
 from medp2p.inference import predict_volume
 from medp2p.methods import build_method
 from medp2p.methods.base import Method, learning_rate_factor
-from medp2p.metrics import PROFILES, Profile, available_metrics, metric_names, range_profile
+from medp2p.metrics import (
+    PICTURE_PROFILE,
+    PROFILES,
+    Profile,
+    available_metrics,
+    metric_names,
+    range_profile,
+)
 from medp2p.preprocessing import MR_UNIT_LIMITS, decode, from_unit
 from medp2p.run_records import Display, EpochReport, RunRecords, StepReport
 from medp2p.signals import StopRequest, stop_signals
+from medp2p.store import PreparedCase, PreparedData
+from medp2p.versions import library_versions
 
 MODEL_FILE = "model.safetensors"
 STATE_FILE = "state.pt"
@@ -147,7 +155,10 @@ def train(
     elif init is not None:
         raise ConfigError(f"{output}: a resumed run keeps its weights; leave out --init")
     data = PreparedData(prepared)
+    preprocessing = config.preprocessing.with_landmarks_of(data.preprocessing)
+    config = config.model_copy(update={"preprocessing": preprocessing})
     data.check_preprocessing(config.preprocessing)
+    data.choose_fold(config.training.fold)
     fabric = _make_fabric(device, config, processes)
     with _device_memory_errors(config), output_errors(output), _sole_run(output, fabric):
         watcher = display if display and fabric.is_global_zero else Display()
@@ -183,7 +194,7 @@ class TrainingRun:
     @property
     def metric_prefix(self) -> str:
         """Says in a metric's name that it comes from validation, and from unit values for MR."""
-        return "validation_" if self.profile.units == "HU" else "validation_unit_"
+        return "validation_" if self.profile.units else "validation_unit_"
 
     def begin(self, state: Mapping[str, Any] | None, init: Path | None) -> None:
         """Take up a saved state or the weights of another model."""
@@ -322,7 +333,7 @@ class TrainingRun:
         return {key: value / count for key, (value, count) in pairs if count}
 
     def _predict(self, case: PreparedCase) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Prediction and target of one case on its training grid: HU, or for MR unit values."""
+        """Prediction and target of one case on its training grid; for MR in unit values."""
         unit = predict_volume(
             self.method.translate,
             decode(self.data.source(case)),
@@ -331,7 +342,7 @@ class TrainingRun:
             self.config.training.batch_size,
         )
         target = decode(self.data.target(case))
-        if self.profile.units != "HU":
+        if self.profile.units is None:
             return np.clip(unit, *self.profile.value_range), target
         prediction = np.clip(from_unit(unit, self.target_range), *self.target_range)
         return prediction, from_unit(target, self.target_range)
@@ -554,6 +565,8 @@ def _validation_profile(config: Config) -> Profile:
     """HU for CT. MR scans have no common scale: -1 and +1 are each target's own percentiles."""
     if config.preprocessing.target.modality == "CT":
         return PROFILES["synthrad2025"]
+    if config.preprocessing.target.modality == EIGHT_BIT:
+        return PICTURE_PROFILE
     return range_profile(*MR_UNIT_LIMITS)
 
 

@@ -25,17 +25,8 @@ from numpy.typing import NDArray
 from medp2p.config import PreprocessingSettings
 from medp2p.errors import GeometryError
 from medp2p.io import is_dicom_file, is_image, read_volume
-from medp2p.preprocessing import (
-    body_mask,
-    carry_mask,
-    check_mask,
-    check_modality,
-    prepare_mask,
-    prepare_onto,
-    prepare_source,
-    resample,
-)
-from medp2p.volume import Grid, Volume
+from medp2p.preprocessing import body_mask, check_mask, prepare_images
+from medp2p.volume import Volume
 
 
 class VolumeReader(ImageReader):
@@ -137,20 +128,28 @@ class ToTrainingGridd(MapTransform):
     """Resample once to the first key's training grid, map to unit range, code as int16.
 
     Each key becomes a `medp2p.preprocessing.PreparedImage`; ``mask_key`` becomes the body
-    that source and target both cover, uint8 (K, J, I).
+    that all images show, uint8 (K, J, I). Under ``alignments_key`` there may be an
+    `medp2p.alignment.Alignment` for each further image, from the first one's world to its own.
 
     Args:
         keys: Source images in channel order, then the target.
         mask_key: The body mask on the first key's grid.
         settings: Spacing and value mapping.
+        alignments_key: A mapping of keys to alignments; images without one share the first
+            one's world.
     """
 
     def __init__(
-        self, keys: KeysCollection, mask_key: str, settings: PreprocessingSettings
+        self,
+        keys: KeysCollection,
+        mask_key: str,
+        settings: PreprocessingSettings,
+        alignments_key: str = "alignments",
     ) -> None:
         super().__init__(keys)
         self.mask_key = mask_key
         self.settings = settings
+        self.alignments_key = alignments_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the dictionary with prepared images.
@@ -160,22 +159,11 @@ class ToTrainingGridd(MapTransform):
             GeometryError: If images do not overlap.
         """
         result = dict(data)
-        first = to_volume(result[self.keys[0]])
+        volumes = {key: to_volume(result[key]) for key in self.keys}
         body = to_volume(result[self.mask_key]).array > 0
-        check_modality(first, self.settings.source, "source")
-        prepared = prepare_source(first, body, self.settings)
-        result[self.keys[0]] = prepared
-        covered = np.ones(prepared.grid.shape, dtype=bool)
-        for key in self.keys[1:]:
-            role = "target" if key == self.keys[-1] else "source"
-            settings = self.settings.target if role == "target" else self.settings.source
-            image = to_volume(result[key])
-            check_modality(image, settings, role)
-            own_body = carry_mask(body, first, image)
-            result[key] = prepare_onto(image, own_body, settings, prepared.grid)
-            covered &= field_of_view(image, prepared.grid)
-        mask = prepare_mask(first.with_array(body), prepared.grid)
-        result[self.mask_key] = mask & covered.transpose(2, 1, 0)
+        alignments = result.get(self.alignments_key) or {}
+        prepared, result[self.mask_key] = prepare_images(volumes, body, self.settings, alignments)
+        result.update(prepared)
         return result
 
 
@@ -201,13 +189,6 @@ def preparation_transforms(
             ToTrainingGridd(keys, "mask", settings),
         ]
     )
-
-
-def field_of_view(image: Volume, grid: Grid) -> NDArray[np.bool_]:
-    """Tell which voxels of ``grid`` lie inside the image."""
-    ones = image.with_array(np.ones(image.shape, dtype=np.uint8))
-    inside: NDArray[np.bool_] = resample(ones, grid, outside=0, nearest=True) > 0
-    return inside
 
 
 def to_volume(image: MetaTensor) -> Volume:

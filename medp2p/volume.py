@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from medp2p.dicom_source import DicomSource
 from medp2p.errors import GeometryError
 
+EIGHT_BIT = "8-bit"
+"""Modality of grey pictures of 256 levels, of whatever they show."""
+
 GRID_TOLERANCE_MM = 0.01
 """Two grids are the same if no corner voxel lies further apart than this."""
 
@@ -95,7 +98,7 @@ class Volume:
     Attributes:
         array: Voxel values indexed (i, j, k); any real dtype.
         affine: (4, 4) voxel index to RAS+ millimetres, as in `Grid`.
-        modality: ``"MR"``, ``"CT"`` or ``"MASK"`` where known, else None.
+        modality: ``"MR"``, ``"CT"``, ``"MASK"`` or `EIGHT_BIT` where known, else None.
         units: What a value means, ``"HU"`` for CT numbers, else None.
         path: The file the volume was read from, if any.
         nifti_code: NIfTI's name for the world space (1 scanner, 2 aligned, 3 Talairach,

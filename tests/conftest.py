@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -131,14 +132,33 @@ def tiny_config():
     return load_config(overrides=TINY_SETTINGS)
 
 
+def find_cases(folder: Path, config):
+    """The cases of a folder, split, as `medp2p manifest` lists them."""
+    from medp2p.preparation.planning import cases_of_plan, make_preparation_plan
+
+    return cases_of_plan(make_preparation_plan(folder, config), config.data)
+
+
+def prepare_cases(cases, folder: Path, config) -> None:
+    """Prepare cases as they are, whatever the audit says of toys."""
+    from medp2p.preparation.pipeline import prepare
+    from medp2p.preparation.planning import plan_of_cases
+
+    prepare(plan_of_cases([replace(case, decision="use") for case in cases]), folder, config)
+
+
+def decide_to_use(manifest: Path) -> None:
+    """Write the user's decision to use every case into a manifest."""
+    heading, *rows = manifest.read_text().splitlines()
+    lines = [f"{heading},decision", *(f"{row},use" for row in rows)]
+    manifest.write_text("\n".join(lines) + "\n")
+
+
 @pytest.fixture(scope="session")
 def prepared_folder(case_folder, tiny_config, tmp_path_factory) -> Path:
     """The toy cases, prepared."""
-    from medp2p.manifest import scan_case_folders
-    from medp2p.preparation import prepare
-
     folder = tmp_path_factory.mktemp("prepared") / "data"
-    prepare(scan_case_folders(case_folder, tiny_config.data), folder, tiny_config.preprocessing)
+    prepare_cases(find_cases(case_folder, tiny_config), folder, tiny_config)
     return folder
 
 

@@ -7,14 +7,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import write_case
+from conftest import find_cases, prepare_cases, write_case
 
 from medp2p.baselines import INTENSITY_BINS, Baselines, fit_baselines, predict_case
-from medp2p.dataset import PreparedData
 from medp2p.errors import PreparedDataError
-from medp2p.manifest import scan_case_folders
-from medp2p.preparation import prepare
 from medp2p.preprocessing import decode
+from medp2p.store import PreparedData
 
 HALF_CODE = 0.5 / 16384
 
@@ -24,7 +22,7 @@ def cases(case_folder, tiny_config, tmp_path_factory):
     """The toy cases, but with a CT twice as dense where training must not look."""
     folder = tmp_path_factory.mktemp("dense")
     cases = []
-    for case in scan_case_folders(case_folder, tiny_config.data):
+    for case in find_cases(case_folder, tiny_config):
         if case.split != "train":
             ct = nib.load(case.target)
             dense = (2 * ct.get_fdata() + 900).clip(-1000, 3000).astype(np.int16)
@@ -38,7 +36,7 @@ def cases(case_folder, tiny_config, tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(cases, tiny_config, tmp_path_factory) -> PreparedData:
     folder = tmp_path_factory.mktemp("baselines") / "data"
-    prepare(cases, folder, tiny_config.preprocessing)
+    prepare_cases(cases, folder, tiny_config)
     return PreparedData(folder)
 
 
@@ -137,7 +135,7 @@ def test_a_case_is_predicted_in_hu_on_its_own_grid(baselines, data, cases, tiny_
 
 def test_data_without_training_cases_are_refused(case_folder, tiny_config, tmp_path):
     write_case(tmp_path / "cases" / "only", 1)
-    [case] = scan_case_folders(tmp_path / "cases", tiny_config.data)
-    prepare([replace(case, split="test")], tmp_path / "data", tiny_config.preprocessing)
+    [case] = find_cases(tmp_path / "cases", tiny_config)
+    prepare_cases([replace(case, split="test")], tmp_path / "data", tiny_config)
     with pytest.raises(PreparedDataError, match="split 'train'"):
         fit_baselines(PreparedData(tmp_path / "data"))

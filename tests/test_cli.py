@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import make_pair, refused, run, write_case
+from conftest import decide_to_use, make_pair, refused, run, write_case
 
 MEDP2P = str(Path(sys.executable).with_name("medp2p"))
 
@@ -73,7 +73,8 @@ def test_the_whole_job_through_the_command(capsys, case_folder, tiny_config, tmp
     config.write_text(config_yaml(tiny_config))
     prepared, model = tmp_path / "prepared", tmp_path / "run" / "model.safetensors"
     assert run(capsys, "manifest", case_folder, tmp_path / "m.csv", "-c", config)[0] == 0
-    code, out, err = run(capsys, "prepare", tmp_path / "m.csv", prepared, "-c", config)
+    decide_to_use(tmp_path / "m.csv")
+    code, out, err = run(capsys, "prepare", tmp_path / "m.csv", prepared, "-c", config, "-j", 1)
     assert (code, "6 cases" in out, "MB" in err) == (0, True, True)
     code, out, _ = run(capsys, "train", prepared, tmp_path / "run", "-c", config, "--device", "cpu")
     assert (code, "2 epochs, validation mae_hu" in out) == (0, True)
@@ -155,9 +156,9 @@ def test_an_mr_where_the_ct_should_be_is_refused_by_name(capsys, tmp_path):
     write_case(tmp_path / "cases" / "a", 1)
     shutil.copy(tmp_path / "cases" / "a" / "mr.nii.gz", tmp_path / "cases" / "a" / "ct.nii.gz")
     line = refused(capsys, "prepare", tmp_path / "cases", tmp_path / "p")
-    assert "case a" in line
+    assert " a: " in line
     assert "not CT numbers" in line
-    assert not (tmp_path / "p").exists()
+    assert not (tmp_path / "p" / "index.json").exists()
 
 
 def test_masks_that_are_empty_or_elsewhere_are_refused_by_name(capsys, tmp_path):
@@ -175,7 +176,7 @@ def test_masks_that_are_empty_or_elsewhere_are_refused_by_name(capsys, tmp_path)
     )
     nib.save(moved, folder / "mask.nii.gz")
     line = refused(capsys, "prepare", tmp_path / "cases", tmp_path / "p")
-    assert "case a" in line
+    assert " a: " in line
     assert "not on the grid" in line
 
 
@@ -199,14 +200,20 @@ def test_existing_outputs_are_left_alone(
 
 
 def test_the_same_inputs_give_the_same_bytes(capsys, scan, model_file, case_folder, tmp_path):
+    cases = tmp_path / "cases.csv"
+    assert run(capsys, "manifest", case_folder, cases)[0] == 0
+    decide_to_use(cases)
     for name in ("a", "b"):
         target = tmp_path / f"{name}.nii.gz"
         assert run(capsys, "translate", scan, target, "-m", model_file, "--device", "cpu")[0] == 0
         settings = ["-s", "preprocessing.spacing_mm=[null,null,null]"]
-        assert run(capsys, "prepare", case_folder, tmp_path / name, *settings)[0] == 0
+        assert run(capsys, "prepare", cases, tmp_path / name, *settings, "--jobs", 1)[0] == 0
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+    files = [file for file in (tmp_path / "a").rglob("*") if file.is_file()]
+    assert len(files) > 6
+    for file in files:
+        other = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        assert file.read_bytes() == other.read_bytes(), file.name
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")

@@ -8,26 +8,38 @@ import pytest
 import torch
 
 from medp2p.config import PreprocessingSettings, SliceSettings
-from medp2p.dataset import INDEX_FILE, VOXELS_FILE, PreparedData, PreparedWriter, SliceBatches
+from medp2p.dataset import SliceBatches
 from medp2p.errors import PreparedDataError
 from medp2p.preprocessing import CODES_PER_UNIT
-from medp2p.volume import Grid
+from medp2p.store import (
+    CASES_FOLDER,
+    INDEX_FILE,
+    VOXELS_FILE,
+    PreparedCase,
+    PreparedData,
+    write_index,
+    write_voxels,
+)
 
 CPU = torch.device("cpu")
 SHAPE = (5, 6, 7)  # K, J, I
 
 
-def write_numbered(folder, shapes=(SHAPE,), sources=1):
+def write_numbered(folder, shapes=(SHAPE,), sources=1, folds=None):
     """Volumes whose codes tell where they come from."""
-    folder.mkdir()
-    writer = PreparedWriter(folder, PreprocessingSettings(), [f"s{i}" for i in range(sources)])
+    cases = []
     for number, shape in enumerate(shapes):
         k, j, i = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
         code = (1000 * number + 100 * k + 10 * j + i).astype(np.int16)
-        images = [(code + 5000 * (s + 1), (0.0, 1.0)) for s in range(sources)]
-        grid = Grid((shape[2], shape[1], shape[0]), np.eye(4))
-        writer.add(f"case{number}", "train", grid, images, (code, (-1024.0, 3071.0)), code % 2 == 0)
-    writer.finish()
+        name = f"case{number}"
+        (folder / CASES_FOLDER / name).mkdir(parents=True)
+        images = [*(code + 5000 * (s + 1) for s in range(sources)), code]
+        sha256 = write_voxels(folder / CASES_FOLDER / name, images, code % 2 == 0)
+        fold = folds[number] if folds else None
+        affine = np.eye(4).tolist()
+        ranges = [(0.0, 1.0)] * sources, (-1024.0, 3071.0)
+        cases.append(PreparedCase(name, "train", fold, shape, affine, *ranges, sha256))
+    write_index(folder, PreprocessingSettings(), [f"s{i}" for i in range(sources)], cases)
     return PreparedData(folder)
 
 
@@ -114,7 +126,7 @@ def test_damaged_folders_are_refused(tmp_path):
     with pytest.raises(PreparedDataError, match="not a prepared folder"):
         PreparedData(tmp_path)
     write_numbered(tmp_path / "short")
-    with (tmp_path / "short" / VOXELS_FILE).open("r+b") as file:
+    with (tmp_path / "short" / CASES_FOLDER / "case0" / VOXELS_FILE).open("r+b") as file:
         file.truncate(100)
     with pytest.raises(PreparedDataError, match="damaged"):
         PreparedData(tmp_path / "short")
@@ -126,3 +138,16 @@ def test_damaged_folders_are_refused(tmp_path):
     (tmp_path / "newer" / INDEX_FILE).write_text("{")
     with pytest.raises(PreparedDataError, match="damaged"):
         PreparedData(tmp_path / "newer")
+
+
+def test_a_fold_validates_and_the_others_train(tmp_path):
+    data = write_numbered(tmp_path / "d", [SHAPE] * 3, folds=[0, 1, 0])
+    data.choose_fold(0)
+    assert [case.split for case in data.cases] == ["validation", "train", "validation"]
+    for fold in (2, None):
+        with pytest.raises(PreparedDataError, match="folds 0 to 1"):
+            PreparedData(tmp_path / "d").choose_fold(fold)
+    plain = write_numbered(tmp_path / "plain")
+    plain.choose_fold(None)
+    with pytest.raises(PreparedDataError, match="no folds"):
+        plain.choose_fold(0)

@@ -12,7 +12,7 @@ import dicom_phantoms as phantoms
 import numpy as np
 import pydicom
 import pytest
-from conftest import TINY_SETTINGS, make_pair, refused, run
+from conftest import TINY_SETTINGS, decide_to_use, make_pair, refused, run
 
 from medp2p.cli import app
 from medp2p.cli.translate import Reading
@@ -184,14 +184,9 @@ def test_series_in_case_folders_are_prepared_and_evaluated(capsys, trained_run, 
     settings = [f"{name}={value}" for name, value in TINY_SETTINGS.items() if "spacing" in name]
     manifest = tmp_path / "cases.csv"
     done(capsys, "manifest", tmp_path / "cases", manifest)
-    done(
-        capsys,
-        "prepare",
-        manifest,
-        tmp_path / "prepared",
-        "-s",
-        settings[0].replace("None", "null"),
-    )
+    decide_to_use(manifest)
+    settings = ["-s", settings[0].replace("None", "null"), "--registration", "none", "-j", 1]
+    done(capsys, "prepare", manifest, tmp_path / "prepared", *settings)
     model = trained_run / "model.safetensors"
     for to in ("nifti", "dicom"):
         out = tmp_path / to

@@ -46,6 +46,7 @@ from pydicom.uid import RLELossless
 
 from medp2p.errors import GeometryError, ImageReadError
 from medp2p.io import DicomOptions, read_grid, read_volume
+from medp2p.io.dicom_series import series_key
 from medp2p.transforms import LoadVolumed, VolumeReader
 
 RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -391,6 +392,18 @@ def test_only_the_chosen_series_is_decoded(tmp_path: Path) -> None:
     assert read_volume(tmp_path, dicom=first).shape == AXIAL.shape
     with pytest.raises(ImageReadError):
         read_volume(tmp_path, dicom=DicomOptions(series=uid("second", "series")))
+
+
+def test_a_damaged_file_of_another_series_stops_nobody_who_names_theirs(tmp_path: Path) -> None:
+    write(tmp_path / "a", slices(), 0)
+    write(tmp_path / "b", slices(name="second"), 0)
+    first, second = (series_key(uid(name, "series")) for name in ("first", "second"))
+    broken = next((tmp_path / "b").glob("*"))
+    broken.write_bytes(broken.read_bytes()[:-1400])
+    assert read_volume(tmp_path, dicom=DicomOptions(series=first)).shape == AXIAL.shape
+    for options in (DicomOptions(series=second), DicomOptions()):
+        with pytest.raises(ImageReadError, match=broken.name):
+            read_volume(tmp_path, dicom=options)
 
 
 @pytest.mark.parametrize("multi_frame", [False, True])

@@ -36,6 +36,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import ImplicitVRLittleEndian
 
+from medp2p.dicom_numbers import decimal_string
 from medp2p.dicom_source import DicomSource
 from medp2p.errors import ConfigError, GeometryError, OutputError
 from medp2p.io import read_volume
@@ -159,6 +160,16 @@ def test_decimal_strings_keep_500_slices_in_place(tmp_path: Path) -> None:
             assert all(len(word) <= 16 for word in raw_value(ds, keyword).split(b"\\"))
     back = read_volume(tmp_path / "out")
     assert np.abs(back.grid.corners_mm - volume.grid.corners_mm).max() < 2e-6
+
+
+@pytest.mark.parametrize(
+    "value", [9.999999999999998, -9.999999999999998, -1 / 3e9, 1e-16 / 3, -0.0]
+)
+def test_decimal_strings_are_short_enough(value: float) -> None:
+    text = decimal_string(value)
+    assert len(text) <= 16
+    assert float(text) == pytest.approx(value, rel=1e-9)
+    assert not text.startswith("-0.0")
 
 
 def test_a_single_slice(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from conftest import make_pair
 
 from medp2p.checkpoint import load_model
 from medp2p.config import SliceSettings
-from medp2p.dataset import PreparedData, SliceBatches
+from medp2p.dataset import SliceBatches
 from medp2p.inference import make_translator
+from medp2p.store import PreparedData
 from medp2p.training import train
 from medp2p.volume import Volume
 

@@ -133,8 +133,9 @@ def test_tiles_are_blended_without_a_seam():
 
 
 def test_a_stack_reaches_the_network_in_the_order_of_training(prepared_folder):
-    from medp2p.dataset import PreparedData, SliceBatches
+    from medp2p.dataset import SliceBatches
     from medp2p.preprocessing import decode
+    from medp2p.store import PreparedData
 
     data = PreparedData(prepared_folder)
     case = data.cases[0]
@@ -187,9 +188,9 @@ def test_batch_size_and_bf16_change_little(model, scan):
 
 def test_validation_and_translation_predict_the_same(model, prepared_folder, case_folder):
     """The model's own validation MAE is that of its translation of the validation case."""
-    from medp2p.dataset import PreparedData
     from medp2p.io import read_volume
     from medp2p.metrics import masked_mae
+    from medp2p.store import PreparedData
 
     [case] = PreparedData(prepared_folder).split("validation")
     folder = case_folder / case.name

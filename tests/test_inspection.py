@@ -491,11 +491,11 @@ def test_name_of_a_physician_or_institution_is_no_description(tmp_path: Path) ->
 
 
 def test_without_a_readable_header_no_description(tmp_path: Path) -> None:
-    from medp2p.inspection import _hider
+    from medp2p.inspection import hider
 
-    assert _hider(tmp_path / "gone")("t2 Quisenberry") == "…"
+    assert hider(tmp_path / "gone")("t2 Quisenberry") == "…"
     described(tmp_path, "t2", PatientComments="")
-    hide = _hider(tmp_path / "image_0000.dcm")
+    hide = hider(tmp_path / "image_0000.dcm")
     assert (hide("t2"), hide("t2 " * 1000)) == ("t2", "…")
 
 

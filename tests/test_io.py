@@ -380,7 +380,7 @@ def test_names_that_are_not_images(tmp_path: Path) -> None:
     for name, reason in [
         ("missing.nii.gz", "no such file"),
         ("folder.nii.gz", "an empty folder"),
-        ("scan.png", "unknown image format"),
+        ("scan.png", "not a PNG file"),
         ("scan.img", "pair"),
         ("n" * 300 + ".nii", "cannot be read|no such file"),
         ("scan.png/x.nii", "no such file"),

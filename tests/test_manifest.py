@@ -1,61 +1,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
-import dicom_phantoms as phantoms
 import pytest
-from conftest import write_case
+from conftest import find_cases
 
-from medp2p.config import DataSettings
+from medp2p.config import Config
 from medp2p.errors import ManifestError
-from medp2p.manifest import (
-    load_cases,
-    read_manifest,
-    scan_case_folders,
-    split_patients,
-    write_manifest,
-)
+from medp2p.io import DicomOptions
+from medp2p.manifest import dicom_options, read_manifest, write_manifest
 
 
 def test_case_folders_become_cases_with_an_optional_mask(case_folder):
-    cases = scan_case_folders(case_folder, DataSettings())
+    cases = find_cases(case_folder, Config())
     assert [case.name for case in cases] == [f"case_{i}" for i in range(6)]
     assert cases[0].mask is not None
     assert cases[5].mask is None
     assert Counter(case.split for case in cases) == {"train": 4, "validation": 1, "test": 1}
 
 
-def test_synthrad_layout_is_read_as_it_is(tmp_path):
-    for name in ("1BA001", "1BA005"):
-        write_case(tmp_path / "Task1" / "brain" / name, 1)
-    cases = scan_case_folders(tmp_path, DataSettings())
-    assert [case.name for case in cases] == ["1BA001", "1BA005"]
-
-
-def test_split_is_reproducible_and_by_patient():
-    patients = [f"p{i // 2}" for i in range(40)]
-    settings = DataSettings(test_fraction=0.2, validation_fraction=0.1)
-    first = split_patients(patients, settings)
-    assert first == split_patients(list(reversed(patients)), settings)
-    assert Counter(first.values()) == {"train": 14, "test": 4, "validation": 2}
-    other = split_patients(patients, DataSettings(split_seed=1))
-    assert other != split_patients(patients, DataSettings())
-
-
-def test_patient_pattern_keeps_visits_together(tmp_path):
-    for name in ("anna_1", "anna_2", "bert_1", "carl_1"):
-        write_case(tmp_path / name, 1)
-    cases = scan_case_folders(tmp_path, DataSettings(patient_pattern=r"^(\w+)_\d$"))
-    assert len({case.split for case in cases if case.patient == "anna"}) == 1
-    with pytest.raises(ManifestError, match="patient_pattern"):
-        scan_case_folders(tmp_path, DataSettings(patient_pattern=r"^(\d+)"))
-
-
 def test_a_manifest_survives_writing_and_reading(case_folder, tmp_path):
-    cases = scan_case_folders(case_folder, DataSettings())
+    cases = find_cases(case_folder, Config())
     path = tmp_path / "m.csv"
     write_manifest(path, cases)
-    assert load_cases(path, DataSettings()) == cases
+    assert read_manifest(path) == cases
 
 
 def test_several_sources_keep_their_order(tmp_path):
@@ -108,66 +77,51 @@ def test_a_manifest_that_does_not_hang_together_is_refused(tmp_path, rows, expec
     assert str(path) in str(error.value)
 
 
-def test_folders_that_are_no_data_set_are_refused(tmp_path):
-    with pytest.raises(ManifestError, match="not a folder"):
-        scan_case_folders(tmp_path / "none", DataSettings())
-    with pytest.raises(ManifestError, match="no case found"):
-        scan_case_folders(tmp_path, DataSettings())
-    write_case(tmp_path / "a", 1)
-    (tmp_path / "a" / "ct.nii.gz").unlink()
-    with pytest.raises(ManifestError, match="no ct image"):
-        scan_case_folders(tmp_path, DataSettings())
-    write_case(tmp_path / "a", 1)
-    (tmp_path / "a" / "ct.mha").touch()
-    with pytest.raises(ManifestError, match=r"ct\.mha and ct\.nii\.gz"):
-        scan_case_folders(tmp_path, DataSettings())
-
-
-def test_links_are_followed_and_hidden_folders_are_not(tmp_path):
-    write_case(tmp_path / "elsewhere" / "real", 1)
-    scans = tmp_path / "scans"
-    write_case(scans / "a", 2)
-    write_case(scans / ".tmp-half", 3)
-    (scans / "linked").symlink_to(tmp_path / "elsewhere" / "real", target_is_directory=True)
-    (scans / "a" / "loop").symlink_to(scans, target_is_directory=True)
-    cases = scan_case_folders(scans, DataSettings())
-    assert [case.name for case in cases] == ["a", "linked"]
-
-
 def test_a_missing_manifest_is_refused(tmp_path):
     with pytest.raises(ManifestError, match="no such file"):
         read_manifest(tmp_path / "none.csv")
 
 
-def test_dicom_is_found_as_files_and_at_any_depth(tmp_path):
-    slices = phantoms.slices()
-    write_case(tmp_path / "a", 1)
-    (tmp_path / "a" / "mr.nii.gz").unlink()
-    write_case(tmp_path / "b", 2)
+def test_what_preparation_adds_survives_writing_and_reading(case_folder, tmp_path):
+    first, second, third, *_ = find_cases(case_folder, Config())
+    (tmp_path / "pairs").mkdir()
+    transform = tmp_path / "pairs" / "target.tfm"
+    transform.touch()
+    cases = [
+        replace(
+            first,
+            fold=2,
+            series={"mr": "1a2b3c4d", "target": "5e6f7a8b/2"},
+            transforms={"target": transform},
+        ),
+        replace(second, verdict="check", split=None),
+        replace(third, verdict="reject", decision="use"),
+    ]
+    path = tmp_path / "m.csv"
+    write_manifest(path, cases, audited=True)
+    assert read_manifest(path, every=True) == cases
+    assert read_manifest(path) == [cases[0], cases[2]]
+    assert ",pairs/target.tfm" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("decision", "yes", "decision 'yes'; expected use, check, reject"),
+        ("verdict", "fine", "verdict 'fine'"),
+        ("fold", "-1", "fold '-1'"),
+    ],
+)
+def test_a_wrong_word_is_named(tmp_path, column, value, expected):
     for name in ("mr", "ct"):
-        (tmp_path / "b" / f"{name}.nii.gz").unlink()
-    phantoms.write(tmp_path / "b" / "mr" / "1" / "2", slices, 0)
-    image = next((tmp_path / "b" / "mr" / "1" / "2").iterdir()).read_bytes()
-    for name in ("a/mr.dcm", "b/mr/mr.DCM", "b/ct"):
-        (tmp_path / name).write_bytes(image)
-    write_case(tmp_path / "mr" / "c", 3)
-    (tmp_path / "mr" / "c" / "scout").mkdir()
-    (tmp_path / "mr" / "c" / "mr.txt").touch()
-    cases = scan_case_folders(tmp_path, DataSettings())
-    assert [case.name for case in cases] == ["a", "b", "c"]
-    found = [str(case.sources["mr"].relative_to(tmp_path)) for case in cases]
-    assert found == ["a/mr.dcm", "b/mr", "mr/c/mr.nii.gz"]
-    assert cases[1].target == tmp_path / "b" / "ct"
-    (tmp_path / "a" / "mr").write_text("no DICOM")
-    assert scan_case_folders(tmp_path, DataSettings()) == cases
-    (tmp_path / "a" / "mr.dcm").unlink()
-    with pytest.raises(ManifestError, match="a folder mr of DICOM files"):
-        scan_case_folders(tmp_path, DataSettings())
+        (tmp_path / f"{name}.nii").touch()
+    path = tmp_path / "m.csv"
+    path.write_text(f"case,split,source_mr,target,{column}\na,train,mr.nii,ct.nii,{value}\n")
+    with pytest.raises(ManifestError, match=expected):
+        read_manifest(path)
 
 
-def test_a_folder_around_case_folders_may_have_an_image_s_name(tmp_path):
-    for case in ("a", "b", "c"):
-        for name in ("mr", "ct", "scout"):
-            phantoms.write(tmp_path / "mr" / case / name, phantoms.slices(), 0)
-    cases = scan_case_folders(tmp_path, DataSettings())
-    assert [case.name for case in cases] == ["a", "b", "c"]
+def test_a_series_is_named_by_key_and_group():
+    assert dicom_options("1a2b3c4d/2") == DicomOptions(series="1a2b3c4d", group=2)
+    assert dicom_options("1a2b3c4d") == DicomOptions(series="1a2b3c4d")
+    assert dicom_options("") == DicomOptions()

@@ -5,18 +5,26 @@ import pytest
 from conftest import make_pair, oblique_affine
 from scipy import ndimage
 
-from medp2p.config import ImageSettings, PreprocessingSettings
-from medp2p.errors import GeometryError, ImageReadError
+from medp2p.config import ImageSettings, PreprocessingSettings, load_config
+from medp2p.errors import ConfigError, GeometryError, ImageReadError
+from medp2p.intensity import standard_knots, standardize
 from medp2p.preprocessing import (
     CODES_PER_UNIT,
     body_mask,
     carry_mask,
+    case_landmarks,
     check_mask,
     check_modality,
+    correct_bias,
     decode,
     encode,
+    field_of_view,
     find_value_range,
+    fit_landmarks,
     from_unit,
+    metal_voxels,
+    padding_value,
+    prepare_onto,
     prepare_source,
     resample,
     to_unit,
@@ -176,3 +184,184 @@ def test_prepared_source_is_feet_to_head_first():
     k, j, i = np.unravel_index(prepared.codes.argmax(), prepared.codes.shape)
     world = prepared.grid.affine @ [i, j, k, 1]
     np.testing.assert_allclose(world, volume.affine @ [2, 3, 4, 1])
+
+
+def test_padding_is_recognized_and_nothing_else_is():
+    rng = np.random.default_rng(0)
+    air = rng.normal(-1000, 30, (20, 20, 10)).clip(-1024, None)
+    ct = Volume(air.astype(np.int16), np.eye(4), modality="CT")
+    assert padding_value(ct) is None
+    padded = ct.array.copy()
+    padded[:2] = -3024
+    assert padding_value(ct.with_array(padded)) == -3024
+    assert padding_value(ct.with_array(np.where(air < -1023, -1024, 40))) is None
+    mr = Volume(rng.uniform(0, 500, (20, 20, 10)), np.eye(4), modality="MR")
+    assert padding_value(mr) is None
+    around_zero = mr.with_array(rng.normal(0, 1, (20, 20, 10)).clip(-2, None))
+    assert padding_value(around_zero) is None
+    padded = mr.array.copy()
+    padded[:, :, -1] = -1000
+    assert padding_value(mr.with_array(padded)) == -1000
+    padded = mr.array.copy()
+    padded[5:9, 5:9, 5] = -1000  # does not reach the border
+    assert padding_value(mr.with_array(padded)) is None
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024, -32768])
+def test_padded_ct_becomes_air_and_disturbs_no_neighbour(padding):
+    _, ct, body = make_pair(1)
+    ct = np.maximum(ct, -1024)
+    padded = ct.copy()
+    padded[:3] = padding
+    air = np.where(np.arange(40)[:, None, None] < 3, -1024, ct).astype(np.int16)
+    grid = training_grid(Grid(ct.shape, np.eye(4)), PreprocessingSettings(spacing_mm=(0.7, 0.7, 1)))
+    of_padded, of_air = (
+        prepare_onto(Volume(array, np.eye(4)), body > 0, CT, grid).codes for array in (padded, air)
+    )
+    np.testing.assert_array_equal(of_padded, of_air)
+    shown = field_of_view(Volume(padded, np.eye(4)), Grid(ct.shape, np.eye(4)), "CT")
+    assert not shown[:3].any()
+    assert shown[3:].all()
+
+
+def test_padding_inside_the_mask_counts_for_no_percentile():
+    mr, _, body = make_pair(1)
+    body = body > 0
+    body[:4] = True
+    padded = mr.copy()
+    padded[:4] = -5000
+    kept = body.copy()
+    kept[:4] = False
+    settings = PreprocessingSettings(spacing_mm=(None, None, None))
+    found = prepare_source(Volume(padded, np.eye(4)), body, settings)
+    assert found.value_range == find_value_range(Volume(mr, np.eye(4)), kept, MR)
+
+
+def test_metal_is_counted():
+    ct = np.zeros((5, 5, 5), np.int16)
+    ct[2, 2, 1:4] = (2999, 3000, 3071)
+    assert metal_voxels(Volume(ct, np.eye(4))).sum() == 2
+
+
+def test_zscore_maps_deviations_linearly():
+    mr, _, body = make_pair(2)
+    settings = ImageSettings(standardization="zscore", zscore_range=(-2, 4))
+    low, high = find_value_range(Volume(mr, np.eye(4)), body > 0, settings)
+    inside = mr[body > 0].astype(np.float64)
+    np.testing.assert_allclose(low, inside.mean() - 2 * inside.std(), rtol=1e-6)
+    np.testing.assert_allclose(high, inside.mean() + 4 * inside.std(), rtol=1e-6)
+    with pytest.raises(ImageReadError, match="contrast"):
+        find_value_range(Volume(np.full_like(mr, 3), np.eye(4)), body > 0, settings)
+
+
+NYUL = ImageSettings(standardization="nyul")
+
+
+def fitted(volumes, masks, settings=NYUL):
+    marks = [case_landmarks(v, m, settings) for v, m in zip(volumes, masks, strict=True)]
+    return settings.model_copy(update={"landmarks": fit_landmarks(marks)})
+
+
+def test_nyul_undoes_a_rising_change_of_the_scale():
+    pairs = [make_pair(seed) for seed in range(4)]
+    volumes = [Volume(mr, np.eye(4)) for mr, _, _ in pairs]
+    masks = [body > 0 for _, _, body in pairs]
+    settings = PreprocessingSettings(source=fitted(volumes, masks), spacing_mm=(None, None, None))
+    other = volumes[0].with_array((volumes[0].array / 100) ** 1.5)
+    same, changed = (
+        decode(prepare_source(v, masks[0], settings).codes)[masks[0].transpose(2, 1, 0)]
+        for v in (volumes[0], other)
+    )
+    assert np.abs(same - changed).mean() < 0.03
+    plain = PreprocessingSettings(spacing_mm=(None, None, None))
+    by_percentile = [
+        decode(prepare_source(v, masks[0], plain).codes)[masks[0].transpose(2, 1, 0)]
+        for v in (volumes[0], other)
+    ]
+    assert np.abs(by_percentile[0] - by_percentile[1]).mean() > 0.06
+
+
+def test_the_standard_scale_is_the_mean_of_the_images():
+    assert fit_landmarks([(0, 2, 10), (10, 16, 20)]) == (0.0, pytest.approx(40, abs=0.1), 100.0)
+    assert fit_landmarks([(0, 0, 0, 9), (5, 5, 5, 6)])[1:3] == pytest.approx(
+        (0.033, 0.067), abs=1e-3
+    )
+    with pytest.raises(ValueError, match="rising"):
+        fit_landmarks([(3, 3, 3)])
+    with pytest.raises(ValueError, match="at least one"):
+        fit_landmarks([])
+
+
+@pytest.mark.parametrize("marks", [(3, 5, 9, 20), (0, 0, 0, 1), (0, 5, 5, 7), (0, 7, 7, 7)])
+def test_the_map_rises_and_can_be_undone(marks):
+    own, scale = standard_knots(marks, (0, 20, 70, 100))
+    assert (np.diff(own) > 0).all()
+    assert (np.diff(scale) > 0).all()
+    assert (scale[0], scale[-1]) == (0, 100)
+    values = np.linspace(own[0] - 5, own[-1] + 5, 200).reshape(2, 100)
+    mapped = standardize(values, (own, scale))
+    assert (np.diff(mapped.ravel()) > 0).all()
+    inside = (values >= own[0]) & (values <= own[-1])
+    back = np.interp(mapped[inside], scale, own)
+    np.testing.assert_allclose(back, values[inside], atol=1e-5)
+
+
+def test_unfitted_landmarks_are_refused():
+    mr, _, body = make_pair(0)
+    settings = PreprocessingSettings(source=NYUL)
+    with pytest.raises(ConfigError, match="not fitted"):
+        prepare_source(Volume(mr, np.eye(4)), body > 0, settings)
+
+
+def test_fitted_landmarks_are_taken_over_where_they_are_open():
+    ready = NYUL.model_copy(update={"landmarks": (0.0, 50.0, 100.0)})
+    open_, prepared = PreprocessingSettings(source=NYUL), PreprocessingSettings(source=ready)
+    assert open_.with_landmarks_of(prepared) == prepared
+    plain = PreprocessingSettings()
+    assert plain.with_landmarks_of(prepared) == plain
+
+
+def test_intensity_settings_that_make_no_sense_are_refused():
+    for wrong in (
+        {"modality": "CT", "bias_correction": True},
+        {"modality": "CT", "standardization": "zscore"},
+        {"zscore_range": (1, 1)},
+        {"landmarks": (0, 100)},
+        {"standardization": "nyul", "landmarks": (0, 60, 50, 100)},
+        {"standardization": "nyul", "landmarks": (100,)},
+        {"standardization": "nyul", "landmarks": (0, 90)},
+    ):
+        with pytest.raises(ConfigError):
+            load_config(overrides={"preprocessing.source": wrong})
+
+
+def shaded(shape=(24, 26, 16)) -> tuple[np.ndarray, np.ndarray]:
+    """An MR of two tissues under a smooth field of 0.6 to 1.5, and the mask of one tissue."""
+    i, j, k = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    tissue = (np.sin(7 * i) * np.sin(6 * j) * np.cos(5 * k)) > 0
+    clean = np.where(tissue, 300, 180) + np.random.default_rng(0).normal(0, 5, shape)
+    return (clean * np.exp(0.3 * i - 0.2 * j**2)).astype(np.float32), tissue
+
+
+def test_bias_correction_evens_a_tissue_and_is_repeatable():
+    mr, tissue = shaded()
+    volume = Volume(mr, oblique_affine((5.0, 5.0, 6.0)))
+    mask = np.ones(mr.shape, dtype=bool)
+    corrected = correct_bias(volume, mask)
+    before = mr[tissue].std() / mr[tissue].mean()
+    after = corrected.array[tissue].std() / corrected.array[tissue].mean()
+    assert before > 0.15
+    assert after < 0.4 * before
+    assert corrected.array.dtype == np.float32
+    np.testing.assert_array_equal(corrected.array, correct_bias(volume, mask).array)
+    np.testing.assert_array_equal(corrected.affine, volume.affine)
+    with pytest.raises(ImageReadError, match="positive"):
+        correct_bias(volume.with_array(mr - 400), mask)
+
+
+def test_bias_correction_of_very_few_slices():
+    mr, tissue = shaded((32, 32, 2))
+    corrected = correct_bias(Volume(mr, np.diag([3.0, 3.0, 8.0, 1.0])), np.ones(mr.shape, bool))
+    assert np.isfinite(corrected.array).all()
+    spread = [a[tissue].std() / a[tissue].mean() for a in (mr, corrected.array)]
+    assert spread[1] < spread[0]

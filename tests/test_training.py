@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import find_cases, prepare_cases
 from filelock import FileLock
 from safetensors.torch import load_file
 
@@ -23,8 +24,6 @@ from medp2p.errors import (
     PreparedDataError,
     TrainingError,
 )
-from medp2p.manifest import scan_case_folders
-from medp2p.preparation import prepare
 from medp2p.run_records import Display, StepReport
 from medp2p.training import train
 
@@ -263,16 +262,16 @@ def test_two_runs_never_share_a_folder(trained_run, prepared_folder):
 def test_a_run_is_not_resumed_on_other_data(
     trained_run, prepared_folder, case_folder, tiny_config, tmp_path
 ):
-    other_split = tiny_config.data.model_copy(update={"split_seed": 5})
-    cases = scan_case_folders(case_folder, other_split)
-    prepare(cases, tmp_path / "p", tiny_config.preprocessing)
+    other_data = tiny_config.data.model_copy(update={"split_seed": 5})
+    cases = find_cases(case_folder, tiny_config.model_copy(update={"data": other_data}))
+    prepare_cases(cases, tmp_path / "p", tiny_config)
     with pytest.raises(PreparedDataError, match="not the data that the run began with"):
         train(tmp_path / "p", trained_run, None, resume=True, device="cpu")
 
 
 def test_a_changed_byte_in_the_prepared_voxels_is_found(prepared_folder, tiny_config, tmp_path):
     shutil.copytree(prepared_folder, tmp_path / "p")
-    with (tmp_path / "p" / "voxels.i16").open("r+b") as file:
+    with (tmp_path / "p" / "cases" / "case_3" / "voxels.i16").open("r+b") as file:
         file.seek(1000)
         file.write(b"\x12\x34")
     with pytest.raises(PreparedDataError, match="checksum"):

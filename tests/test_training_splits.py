@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import write_case
+from conftest import find_cases, prepare_cases, write_case
 from lightning_fabric import Fabric
 
 from medp2p.augmentation import augment
@@ -23,9 +23,8 @@ from medp2p.batch import Batch
 from medp2p.checkpoint import read_card
 from medp2p.config import AugmentationSettings, Pix2PixSettings
 from medp2p.errors import PreparedDataError
-from medp2p.manifest import Case, scan_case_folders
+from medp2p.manifest import Case
 from medp2p.methods import build_method
-from medp2p.preparation import prepare
 from medp2p.run_records import Display, StepReport
 from medp2p.training import train
 
@@ -59,7 +58,7 @@ def final_learning_rates(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def cases(case_folder, tiny_config) -> list[Case]:
-    cases = scan_case_folders(case_folder, tiny_config.data)
+    cases = find_cases(case_folder, tiny_config)
     assert sorted(case.split for case in cases) == ["test", *["train"] * 4, "validation"]
     return cases
 
@@ -78,7 +77,7 @@ def prepare_with_other(cases, tiny_config, tmp_path_factory):
                 sources, target = {"mr": place / "mr.nii.gz"}, place / "ct.nii.gz"
                 case = replace(case, sources=sources, target=target, mask=place / "mask.nii.gz")
             changed.append(case)
-        prepare(changed, folder / "data", tiny_config.preprocessing)
+        prepare_cases(changed, folder / "data", tiny_config)
         return folder / "data"
 
     return prepare_them
@@ -98,7 +97,7 @@ def bright_training(cases, tiny_config, tmp_path_factory) -> Path:
             nib.save(nib.Nifti1Image(bright, ct.affine, ct.header), target)
             case = replace(case, target=target)
         changed.append(case)
-    prepare(changed, folder / "data", tiny_config.preprocessing)
+    prepare_cases(changed, folder / "data", tiny_config)
     return folder / "data"
 
 

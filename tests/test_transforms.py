@@ -6,12 +6,19 @@ import pytest
 from conftest import oblique_affine, write_case
 from monai.transforms import LoadImaged, Orientationd
 
-from medp2p.config import PreprocessingSettings
+from medp2p.alignment import Alignment, place
+from medp2p.config import ImageSettings, PreprocessingSettings
 from medp2p.errors import GeometryError, ImageReadError
 from medp2p.inference import unit_sources
 from medp2p.io import read_volume
-from medp2p.preprocessing import body_mask, decode
-from medp2p.transforms import VolumeReader, preparation_transforms, to_tensor, to_volume
+from medp2p.preprocessing import body_mask, case_landmarks, decode, fit_landmarks
+from medp2p.transforms import (
+    ToTrainingGridd,
+    VolumeReader,
+    preparation_transforms,
+    to_tensor,
+    to_volume,
+)
 
 
 @pytest.fixture
@@ -97,3 +104,78 @@ def test_pairs_that_are_none_are_refused(oblique_case, tmp_path):
     apart = refusal(transform, {"mr": mr, "target": str(tmp_path / "far" / "ct.nii.gz")})
     assert isinstance(apart, GeometryError)
     assert "covers 0%" in str(apart)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ImageSettings(standardization="zscore"),
+        ImageSettings(standardization="nyul", bias_correction=True),
+    ],
+)
+def test_training_and_translation_see_the_same_bits_however_mr_is_standardized(
+    oblique_case, source
+):
+    volume = read_volume(oblique_case / "mr.nii.gz")
+    body = body_mask(volume, "MR")
+    if source.standardization == "nyul":
+        landmarks = fit_landmarks([case_landmarks(volume, body, source)])
+        source = source.model_copy(update={"landmarks": landmarks})
+    settings = PreprocessingSettings(source=source, spacing_mm=(1.3, 0.9, None))
+    files = {"mr": str(oblique_case / "mr.nii.gz"), "target": str(oblique_case / "ct.nii.gz")}
+    prepared = preparation_transforms(["mr"], settings, with_mask=False)(files)["mr"]
+    unit, _ = unit_sources([volume], body, settings)
+    np.testing.assert_array_equal(decode(prepared.codes), unit[0])
+    plain, _ = unit_sources([volume], body, PreprocessingSettings(spacing_mm=(1.3, 0.9, None)))
+    assert np.abs(plain - unit).mean() > 0.01
+
+
+def test_an_aligned_target_is_that_of_a_target_placed_beforehand(oblique_case):
+    mr, ct = (read_volume(oblique_case / f"{name}.nii.gz") for name in ("mr", "ct"))
+    matrix = oblique_affine((1, 1, 1), (4, 3, -5), (3, -2, 1))
+    body = mr.with_array(body_mask(mr, "MR").astype(np.uint8))
+    settings = PreprocessingSettings(spacing_mm=(None, None, None))
+    transform = ToTrainingGridd(["mr", "target"], "mask", settings)
+    images = {"mr": to_tensor(mr), "target": to_tensor(ct), "mask": to_tensor(body)}
+    given = transform({**images, "alignments": {"target": Alignment(matrix)}})
+    placed = place(ct, Alignment(matrix))
+    expected = transform({**images, "target": to_tensor(placed)})
+    np.testing.assert_array_equal(given["target"].codes, expected["target"].codes)
+    np.testing.assert_array_equal(given["mask"], expected["mask"])
+    unmoved = transform(images)
+    assert (given["target"].codes != unmoved["target"].codes).mean() > 0.1
+    assert given["mask"].sum() < unmoved["mask"].sum()
+
+
+def test_a_deformation_is_part_of_the_one_interpolation(oblique_case):
+    import SimpleITK as sitk
+
+    mr, ct = (read_volume(oblique_case / f"{name}.nii.gz") for name in ("mr", "ct"))
+    body = mr.with_array(body_mask(mr, "MR").astype(np.uint8))
+    settings = PreprocessingSettings(spacing_mm=(None, None, None))
+    transform = ToTrainingGridd(["mr", "target"], "mask", settings)
+    images = {"mr": to_tensor(mr), "target": to_tensor(ct), "mask": to_tensor(body)}
+    shift = sitk.TranslationTransform(3, (-2.0, 1.0, 0.5))  # LPS
+    matrix = np.eye(4)
+    matrix[:3, 3] = (2.0, -1.0, 0.5)  # the same in RAS
+    deformed = transform({**images, "alignments": {"target": Alignment(np.eye(4), shift)}})
+    moved = transform({**images, "alignments": {"target": Alignment(matrix)}})
+    np.testing.assert_allclose(deformed["target"].codes, moved["target"].codes, atol=2)
+
+
+def test_padding_of_the_target_is_outside_its_field_of_view(oblique_case):
+    mr, ct = (read_volume(oblique_case / f"{name}.nii.gz") for name in ("mr", "ct"))
+    body = mr.with_array(np.ones(mr.shape, np.uint8))
+    array = ct.array.copy()
+    array[:7] = -3024
+    settings = PreprocessingSettings(spacing_mm=(None, None, None))
+    images = {
+        "mr": to_tensor(mr),
+        "target": to_tensor(ct.with_array(array)),
+        "mask": to_tensor(body),
+    }
+    result = ToTrainingGridd(["mr", "target"], "mask", settings)(images)
+    shown = result["mask"].transpose(2, 1, 0)
+    shown = shown if mr.orientation[0] == "R" else shown[::-1]
+    assert not shown[:7].any()
+    assert shown[7:].all()

@@ -9,18 +9,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import make_pair, oblique_affine
+from conftest import find_cases, make_pair, oblique_affine, prepare_cases
 
 from medp2p.checkpoint import Model, ModelCard, load_model
 from medp2p.cli import main
 from medp2p.config import Config, load_config
-from medp2p.dataset import PreparedData, SliceBatches
+from medp2p.dataset import SliceBatches
 from medp2p.inference import Translator, predict_volume, translate
 from medp2p.io import read_volume
-from medp2p.manifest import scan_case_folders, write_manifest
+from medp2p.manifest import write_manifest
 from medp2p.metrics import masked_mae
-from medp2p.preparation import prepare
 from medp2p.preprocessing import decode
+from medp2p.store import PreparedData
 from medp2p.training import TrainingResult, train
 from medp2p.volume import Volume
 
@@ -72,7 +72,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def data(folder, config, tmp_path_factory) -> PreparedData:
     prepared = tmp_path_factory.mktemp("prepared") / "data"
-    prepare(scan_case_folders(folder, config.data), prepared, config.preprocessing)
+    prepare_cases(find_cases(folder, config), prepared, config)
     return PreparedData(prepared)
 
 
@@ -179,7 +179,7 @@ def test_a_trained_model_translates_as_it_was_validated(trained, data, folder):
 def test_a_manifest_names_the_contrasts_so_that_its_columns_may_stand_in_any_order(
     trained, folder, config, tmp_path, capsys
 ):
-    cases = scan_case_folders(folder, config.data)
+    cases = find_cases(folder, config)
     expected = translate(
         read_sources(folder / "case_0"),
         load_model(trained.model),

@@ -1,10 +1,10 @@
 """Volumes from files and into files.
 
 `read_volume` and `write_volume` know NIfTI (``.nii``, ``.nii.gz``), MetaImage (``.mha``,
-``.mhd`` with its data file) and NRRD (``.nrrd``, ``.nhdr``); `read_volume` and
-`write_dicom_series` know DICOM. Whatever a file counts as left, right or millimetre, a `Volume`
-is RAS+ millimetres. What is refused, and why, is listed in ``docs/geometry.md`` and
-``docs/dicom.md``.
+``.mhd`` with its data file), NRRD (``.nrrd``, ``.nhdr``) and grey 8-bit pictures (``.png``);
+`read_volume` and `write_dicom_series` know DICOM. Whatever a file counts as left, right or
+millimetre, a `Volume` is RAS+ millimetres. What is refused, and why, is listed in
+``docs/geometry.md`` and ``docs/dicom.md``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from medp2p.io.dicom_synthetic import DicomOutput, check_output
 from medp2p.io.dicom_write import write_dicom_series
 from medp2p.io.geometry import MAX_SHEAR_DEGREES, refuse_sheared, resample_orthogonal, shear_degrees
 from medp2p.io.metaimage import (
+    metaimage_data_file,
     read_metaimage,
     read_metaimage_grid,
     read_metaimage_modality,
@@ -33,9 +34,16 @@ from medp2p.io.nifti import (
     read_nifti_modality,
     write_nifti,
 )
-from medp2p.io.nrrd import read_nrrd, read_nrrd_grid, read_nrrd_modality, write_nrrd
+from medp2p.io.nrrd import (
+    nrrd_data_file,
+    read_nrrd,
+    read_nrrd_grid,
+    read_nrrd_modality,
+    write_nrrd,
+)
+from medp2p.io.png import PNG, is_picture, read_png, read_png_grid, write_png
 from medp2p.io.voxels import MAX_FLOAT32, VOXEL_TYPES, VoxelType
-from medp2p.volume import Grid, Volume
+from medp2p.volume import EIGHT_BIT, Grid, Volume
 
 __all__ = [
     "READ_SUFFIXES",
@@ -47,11 +55,13 @@ __all__ = [
     "VoxelType",
     "check_output",
     "check_output_name",
+    "data_file",
     "image_name",
     "image_suffix",
     "is_dicom_file",
     "is_dicom_folder",
     "is_image",
+    "is_picture",
     "is_series_name",
     "read_grid",
     "read_modality",
@@ -67,6 +77,7 @@ READ_SUFFIXES = (*WRITE_SUFFIXES, ".nhdr")
 _DICOM = "DICOM"
 _NIFTI = (".nii.gz", ".nii")
 _NRRD = (".nrrd", ".nhdr")
+_JPEG = (".jpg", ".jpeg")
 
 
 def image_suffix(path: str | Path) -> str:
@@ -92,7 +103,7 @@ def is_image(path: str | Path) -> bool:
 def image_name(path: str | Path) -> str:
     """Return an image's name: ``"mr"`` for ``mr.nii.gz``, ``mr.dcm`` or a folder ``mr``."""
     path = Path(path)
-    if path.suffix.lower() == ".dcm" and not path.is_dir():
+    if path.suffix.lower() in (".dcm", PNG) and not path.is_dir():
         return path.stem
     return path.name[: len(path.name) - len(image_suffix(path))]
 
@@ -107,7 +118,7 @@ def read_volume(
     resample: bool = False,
     dicom: DicomOptions | None = None,
 ) -> Volume:
-    """Read a NIfTI, MetaImage, NRRD or DICOM file, or a folder with a DICOM series.
+    """Read a NIfTI, MetaImage, NRRD, PNG or DICOM file, or a folder with a DICOM series.
 
     Voxels keep the type they are stored in. NIfTI scaling (``scl_slope``, ``scl_inter``)
     that is not the identity is computed in float64; the result is int16, else int32, where
@@ -127,7 +138,8 @@ def read_volume(
         volume_index: Which volume to take from a file or a series of several, from 0.
         resample: Regrid axes more than 0.5 degrees off perpendicular, and DICOM slices that are
             unevenly spaced, instead of refusing them (linear interpolation, nearest for masks).
-        dicom: Which DICOM series to take, and its tolerances.
+        dicom: Which DICOM series to take, and its tolerances. Of a picture of two images side
+            by side the series is ``left`` or ``right``.
 
     Returns:
         The volume, its array Fortran-ordered, writeable, in the machine's byte order.
@@ -146,6 +158,9 @@ def read_volume(
         suffix = _readable_suffix(path)
         if suffix == _DICOM:
             volume = read_dicom(path, volume_index=volume_index, resample=resample, options=dicom)
+            refuse_other_meaning(path, volume.modality, modality)
+        elif suffix == PNG:
+            volume = read_png(path, dicom.series if dicom else None)
             refuse_other_meaning(path, volume.modality, modality)
         elif suffix in _NIFTI:
             volume = read_nifti(
@@ -179,6 +194,8 @@ def read_grid(path: str | Path, *, dicom: DicomOptions | None = None) -> Grid:
         suffix = _readable_suffix(path)
         if suffix == _DICOM:
             return read_dicom_grid(path, dicom)
+        if suffix == PNG:
+            return read_png_grid(path, dicom.series if dicom else None)
         if suffix in _NIFTI:
             return read_nifti_grid(path)
         return read_nrrd_grid(path) if suffix in _NRRD else read_metaimage_grid(path)
@@ -188,7 +205,8 @@ def read_modality(path: str | Path) -> str | None:
     """Read what an image file, of any format but DICOM, notes that its voxels are.
 
     Returns:
-        ``"MR"``, ``"CT"`` or ``"MASK"``; None if medp2p did not write the file, or did not know.
+        ``"MR"``, ``"CT"``, ``"MASK"`` or ``"8-bit"`` (any PNG); None if medp2p did not write the
+        file, or did not know.
 
     Raises:
         ImageReadError: If the file is missing or its header damaged.
@@ -196,9 +214,25 @@ def read_modality(path: str | Path) -> str | None:
     path = Path(path)
     with _reading(path):
         suffix = _readable_suffix(path)
+        if suffix == PNG:
+            return EIGHT_BIT
         if suffix in _NIFTI:
             return read_nifti_modality(path)
         return read_nrrd_modality(path) if suffix in _NRRD else read_metaimage_modality(path)
+
+
+def data_file(path: str | Path) -> Path | None:
+    """Return the file that holds an image's voxels where that is another one than ``path``.
+
+    Raises:
+        ImageReadError: If either file is missing, or the header damaged.
+    """
+    path = Path(path)
+    suffix = image_suffix(path)
+    if suffix in _NIFTI or not suffix:
+        return None
+    with _reading(path):
+        return nrrd_data_file(path) if suffix in _NRRD else metaimage_data_file(path)
 
 
 @contextmanager
@@ -217,7 +251,7 @@ def check_output_name(path: Path) -> None:
     Raises:
         OutputError: Naming the suffixes that can be written.
     """
-    if image_suffix(path) not in WRITE_SUFFIXES:
+    if image_suffix(path) not in WRITE_SUFFIXES and not is_picture(path):
         raise OutputError(
             f"{path}: no image format that can be written; "
             f"let the name end in one of {', '.join(WRITE_SUFFIXES)}"
@@ -272,10 +306,10 @@ def write_volume(
     Args:
         volume: What to write.
         path: Where; its suffix chooses the format: ``.nii.gz``, ``.nii``, ``.mha``,
-            ``.mhd`` (with ``.zraw`` beside it) or ``.nrrd``.
+            ``.mhd`` (with ``.zraw`` beside it), ``.nrrd``, or for 8-bit pictures ``.png``.
         dtype: How voxels are stored. Integers are rounded to nearest (halves to even), then
             clipped to the type's range. None keeps the array's own type, except bool as
-            uint8, float16 and float64 as float32, 64-bit integers as int32.
+            uint8, float16 and float64 as float32, 64-bit integers as int32. A PNG is uint8.
         overwrite: Whether an existing file may be replaced.
 
     Raises:
@@ -287,7 +321,9 @@ def write_volume(
     check_output_name(path)
     suffix = image_suffix(path)
     refuse_sheared(volume)
-    if suffix in _NIFTI:
+    if is_picture(path):
+        write_png(volume, path, overwrite=overwrite)
+    elif suffix in _NIFTI:
         write_nifti(volume, path, dtype=dtype, overwrite=overwrite)
     elif suffix in _NRRD:
         write_nrrd(volume, path, dtype=dtype, overwrite=overwrite)
@@ -307,9 +343,16 @@ def _readable_suffix(path: Path) -> str:
         )
     if path.stat().st_size == 0:
         raise ImageReadError(f"{path}: is empty (0 bytes); get it again")
+    if is_picture(path):
+        return PNG
     suffix = image_suffix(path)
     if not suffix and is_dicom_file(path):
         return _DICOM
+    if path.suffix.lower() in _JPEG:
+        raise ImageReadError(
+            f"{path}: a JPEG, whose compression changed its values; give a PNG made of the "
+            "original, or if there is none convert it (such as mogrify -format png *.jpg)"
+        )
     if not suffix:
         raise ImageReadError(
             f"{path}: unknown image format, expected DICOM or one of {', '.join(READ_SUFFIXES)}"

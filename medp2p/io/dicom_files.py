@@ -282,6 +282,15 @@ def scan_files(paths: Iterable[Path], on_file: Callable[[], None] | None = None)
     return scan
 
 
+def series_of_damaged(path: Path) -> str:
+    """Return the SeriesInstanceUID of a file that `scan_files` calls damaged, or ``""``."""
+    with suppress(Exception), quiet_pydicom, _BoundedReader(path) as file:
+        tags: list[Any] = [_TAG_OF["SeriesInstanceUID"]]
+        header = read_partial(file, stop_when=_at_pixels, force=True, specific_tags=tags)
+        return _Header(header).text("SeriesInstanceUID")
+    return ""
+
+
 def uid_name(value: str) -> str:
     """Name a UID of the standard; any other may tell who the patient is, and is not repeated."""
     name = uid.UID(value, config.IGNORE).name

@@ -16,10 +16,11 @@ from pydicom import Dataset
 
 from medp2p.dicom_source import DicomSource, SourceImage
 from medp2p.errors import GeometryError, ImageReadError
-from medp2p.io.dicom_files import Frame, read_header, scan_dicom
+from medp2p.io.dicom_files import Frame, read_header, scan_dicom, scan_files
 from medp2p.io.dicom_pixels import check_pixels, read_pixels
 from medp2p.io.dicom_series import (
     DicomOptions,
+    Group,
     Stack,
     choose_group,
     choose_stack,
@@ -73,7 +74,12 @@ def read_dicom(
 def read_dicom_grid(path: Path, options: DicomOptions | None = None) -> Grid:
     """Read where the voxels of a series lie, and no voxel; errors as for `read_dicom`."""
     options = options or DicomOptions()
-    stack = _find_stack(path, None, options)
+    return group_grid(path, _find_group(path, options), options)
+
+
+def group_grid(path: Path, group: Group, options: DicomOptions) -> Grid:
+    """Return where the voxels of a group of slices lie; errors as for `read_dicom`."""
+    stack = choose_stack(path, group, None, options)
     problems = irregularities(stack, options)
     if problems:
         raise GeometryError(f"{path}: {problems[0]} (options of medp2p convert and translate)")
@@ -95,8 +101,12 @@ def stack_affine(stack: Stack) -> NDArray[np.float64]:
 
 
 def _find_stack(path: Path, volume_index: int | None, options: DicomOptions) -> Stack:
-    group = choose_group(path, scan_dicom(path), options)
-    return choose_stack(path, group, volume_index, options)
+    return choose_stack(path, _find_group(path, options), volume_index, options)
+
+
+def _find_group(path: Path, options: DicomOptions) -> Group:
+    scan = scan_files(options.files) if options.files else scan_dicom(path)
+    return choose_group(path, scan, options)
 
 
 def _source(stack: Stack) -> DicomSource:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medp2p.errors import GeometryError, ImageReadError
-from medp2p.io.dicom_files import Frame, Scan
+from medp2p.io.dicom_files import Frame, Scan, series_of_damaged
 from medp2p.io.remedies import convert_with
 
 PIXEL_SPACING_TOLERANCE = 1e-4
@@ -60,6 +61,7 @@ class DicomOptions:
         position_tolerance_mm: How far a slice may lie off the line through the first and last.
         gap_tolerance: By which share of the median a gap between slices may differ from it.
         tilt_tolerance_degrees: How far the line of slices may lean from their normal.
+        files: Where the series' files are known, so that nobody looks for them; else empty.
     """
 
     series: str | None = None
@@ -69,6 +71,7 @@ class DicomOptions:
     position_tolerance_mm: float = 0.05
     gap_tolerance: float = 0.05
     tilt_tolerance_degrees: float = 0.5
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,6 +120,11 @@ class Group:
         return ", ".join([*words, "\\".join(kinds)])
 
 
+def series_key(series_uid: str) -> str:
+    """Return the key that stands for a SeriesInstanceUID."""
+    return hashlib.sha256(series_uid.encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True, repr=False)
 class Series:
     """The slices under one SeriesInstanceUID.
@@ -130,7 +138,7 @@ class Series:
     @property
     def key(self) -> str:
         """A short name for the series that gives nothing away: a hash of its UID."""
-        return hashlib.sha256(self.groups[0].first.file.series_uid.encode()).hexdigest()[:8]
+        return series_key(self.groups[0].first.file.series_uid)
 
     @property
     def modality(self) -> str | None:
@@ -221,9 +229,10 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
     Raises:
         ImageReadError: If nothing fits, several do, or a file there is damaged.
     """
-    if scan.damaged:
-        damaged, reason = scan.damaged[0]
-        more = f" ({len(scan.damaged)} such files)" if len(scan.damaged) > 1 else ""
+    damaged_files = [(p, why) for p, why in scan.damaged if not _is_of_other_series(p, options)]
+    if damaged_files:
+        damaged, reason = damaged_files[0]
+        more = f" ({len(damaged_files)} such files)" if len(damaged_files) > 1 else ""
         raise ImageReadError(
             f"{damaged}: {reason}{more}; get it again, or move it elsewhere if it does not matter"
         )
@@ -237,6 +246,14 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
         )
     series = _chosen_series(path, scan, group_series(scan.frames, options), options)
     return _chosen_group(path, series, options)
+
+
+def _is_of_other_series(damaged: Path, options: DicomOptions) -> bool:
+    """Whether a damaged file says that it belongs to another series than the one chosen by key."""
+    if not options.series or not re.fullmatch("[0-9a-f]{8}", options.series):
+        return False
+    uid = series_of_damaged(damaged)
+    return bool(uid) and series_key(uid) != options.series
 
 
 def choose_stack(

@@ -22,8 +22,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pydicom.valuerep import format_number_as_ds
 
+from medp2p.dicom_numbers import decimal_string
 from medp2p.dicom_source import DicomSource, SourceImage
 from medp2p.errors import GeometryError, OutputError
 from medp2p.files import atomic_folder, output_errors, refuse_existing
@@ -237,17 +237,13 @@ def _count(array: NDArray[Any]) -> NDArray[np.int64]:
 
 def _shortened(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
     """Round to what a decimal string holds (16 characters), so that -1e-17 is 0."""
-    return np.array([float(_decimal(v)) for v in np.round(values, digits).ravel()]).reshape(
+    return np.array([float(decimal_string(v)) for v in np.round(values, digits).ravel()]).reshape(
         values.shape
     )
 
 
-def _decimal(value: float) -> str:
-    return format_number_as_ds(float(value) + 0.0)  # + 0.0: no negative zero
-
-
 def _decimals(values: NDArray[np.float64]) -> list[str]:
-    return [_decimal(value) for value in values]
+    return [decimal_string(value) for value in values]
 
 
 def _warn_unless_transverse(slices: _Slices, name: str) -> None:
@@ -351,9 +347,9 @@ def _make_series(
 def _add_grid(image: Dataset, slices: _Slices, stored: NDArray[np.int16 | np.uint16]) -> None:
     between_columns, between_rows, between_slices = slices.spacing_mm
     image.ImageOrientationPatient = _decimals(np.concatenate([slices.row, slices.column]))
-    image.PixelSpacing = [_decimal(between_rows), _decimal(between_columns)]
-    image.SliceThickness = _decimal(between_slices)
-    image.SpacingBetweenSlices = _decimal(between_slices)
+    image.PixelSpacing = [decimal_string(between_rows), decimal_string(between_columns)]
+    image.SliceThickness = decimal_string(between_slices)
+    image.SpacingBetweenSlices = decimal_string(between_slices)
     image.SamplesPerPixel = 1
     image.PhotometricInterpretation = "MONOCHROME2"
     image.Rows, image.Columns = stored.shape[1:]
@@ -370,7 +366,7 @@ def _add_window(image: Dataset, stored: NDArray[np.int16 | np.uint16], modality:
         low, high = np.percentile(some, (1, 99))
         width = max(1.0, round(float(high - low)))
         centre = round(float(low + high) / 2)
-    image.WindowCenter, image.WindowWidth = _decimal(centre), _decimal(width)
+    image.WindowCenter, image.WindowWidth = decimal_string(centre), decimal_string(width)
 
 
 def _encoded_slices(slices: _Slices, source: DicomSource | None) -> list[dict[BaseTag, bytes]]:
@@ -387,7 +383,7 @@ def _encoded_slices(slices: _Slices, source: DicomSource | None) -> list[dict[Ba
     ):
         place = Dataset()
         place.ImagePositionPatient = _decimals(position)
-        place.SliceLocation = _decimal(round(height, 6))
+        place.SliceLocation = decimal_string(round(height, 6))
         if reference not in known:
             known[reference] = _encoded_references(reference)
         made.append(encoded(place) | known[reference])

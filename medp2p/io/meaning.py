@@ -6,7 +6,7 @@ import re
 
 from medp2p.volume import Volume
 
-_NOTE = re.compile(r"medp2p(?: (?P<modality>CT|MR|MASK))?(?: (?P<units>HU))?")
+_NOTE = re.compile(r"medp2p(?: (?P<modality>CT|MR|MASK|8-bit))?(?: (?P<units>HU))?")
 
 
 def note(volume: Volume) -> str:

@@ -95,6 +95,17 @@ def read_metaimage_modality(path: Path) -> str | None:
         return _meaning(_read_fields(path, file))[0]
 
 
+def metaimage_data_file(path: Path) -> Path | None:
+    """Return the file that holds the voxels; None if they follow the header.
+
+    Raises:
+        ImageReadError: If the header is damaged or that file missing.
+    """
+    with path.open("rb") as file:
+        fields = _read_fields(path, file)
+    return None if fields["ElementDataFile"].upper() == "LOCAL" else _data_file(path, fields)
+
+
 def _meaning(fields: dict[str, str]) -> tuple[str | None, str | None]:
     return meaning_of("medp2p " + fields.get("medp2p", ""))
 

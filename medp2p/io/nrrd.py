@@ -93,6 +93,17 @@ def read_nrrd_modality(path: Path) -> str | None:
     return meaning_of("medp2p " + meaning)[0]
 
 
+def nrrd_data_file(path: Path) -> Path | None:
+    """Return the file that holds the voxels; None if they follow the header.
+
+    Raises:
+        ImageReadError: If the header is damaged or that file missing.
+    """
+    with path.open("rb") as file:
+        fields, _ = _read_fields(path, file)
+    return _data_file(path, fields) if "data file" in fields else None
+
+
 def _read_fields(path: Path, file: IO[bytes]) -> tuple[dict[str, str], str]:
     """Read the header and our own note, leaving the file at the first byte after them."""
     if re.fullmatch(rb"NRRD000\d", file.readline(_MAX_LINE_BYTES).strip()) is None:

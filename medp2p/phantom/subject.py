@@ -12,6 +12,7 @@ from scipy.ndimage import label
 from scipy.spatial.transform import Rotation
 
 from medp2p.phantom.canvas import Canvas
+from medp2p.phantom.couch import Couch, couch_above_air
 from medp2p.phantom.head import HEAD_CENTRE_MM, HEAD_EXTENT_MM, paint_head
 from medp2p.phantom.imaging import (
     TEXTURE_GRAIN_MM,
@@ -41,6 +42,11 @@ Triple = tuple[float, float, float]
 ANATOMIES: tuple[Anatomy, ...] = ("head", "pelvis")
 CUBE_MM = 1.5
 """Voxels are cut into about cubes for painting, but none smaller than this."""
+FIELD_OF_VIEW_MM: dict[Anatomy, tuple[Triple, Triple]] = {
+    "head": (HEAD_EXTENT_MM, HEAD_CENTRE_MM),
+    "pelvis": (PELVIS_EXTENT_MM, PELVIS_CENTRE_MM),
+}
+"""Extent in mm and middle, in world coordinates, of what is scanned by default."""
 BEND_MM: dict[Anatomy, tuple[tuple[float, float], ...]] = {
     "head": ((150, 4.0), (60, 1.6)),
     "pelvis": ((260, 8.0), (100, 3.0)),
@@ -91,6 +97,9 @@ def make_phantom(
     shading_strength: float = 0.15,
     mr_noise: float = 0.02,
     ct_noise_hu: float = 14.0,
+    grid: Grid | None = None,
+    scan: int = 0,
+    couch: Couch | None = None,
 ) -> Phantom:
     """Draw a subject and scan it.
 
@@ -107,9 +116,15 @@ def make_phantom(
         shading_strength: Spread of the logarithm of the MR coil's sensitivity.
         mr_noise: Standard deviation of the MR noise relative to bright tissue.
         ct_noise_hu: Standard deviation of the CT noise in HU.
+        grid: Any grid to scan the subject on, instead of the one that ``shape``, ``spacing_mm``,
+            ``centre_mm`` and ``oblique_degrees`` describe. Nothing is interpolated: every
+            grid shows the same body, which lies within about 0.2 mm of the one without ``grid``.
+        scan: Number of the scan. Another one shows the same subject with other noise, texture,
+            shading and units.
+        couch: What the subject lies on, in the CT only and not in the mask.
 
     Returns:
-        The subject's volumes, all on one grid with axes towards left, back and head.
+        The subject's volumes, all on one grid; by default with axes towards left, back and head.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -117,17 +132,22 @@ def make_phantom(
     contrasts = tuple(dict.fromkeys(contrasts))
     _check(anatomy, seed, contrasts, field_strength_t)
     _check_numbers(oblique_degrees, shading_strength, mr_noise, ct_noise_hu)
-    anatomy_rng, pose_rng, tissue_rng, grid_rng, ct_rng, mr_rng = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(6)
-    )
-    grid = _grid(anatomy, shape, spacing_mm, centre_mm, oblique_degrees, grid_rng)
+    anatomy_rng, pose_rng, tissue_rng, grid_rng = _generators([seed], 4)
+    ct_rng, mr_rng, couch_rng = _generators([seed, scan] if scan else [seed], 7)[4:]
+    exact = grid is not None
+    if grid is None:
+        grid = _grid(anatomy, shape, spacing_mm, centre_mm, oblique_degrees, grid_rng)
     tissue_hu = subject_tissues(tissue_rng)
     factor = _subdivision(grid.spacing_mm)
     table = _property_table(tissue_hu, contrasts, field_strength_t)
-    canvas = _canvas(anatomy, grid, factor, table, pose_rng)
+    fine = _divided(grid, factor)
+    canvas = _canvas(anatomy, fine, table, pose_rng, exact=exact)
     paint = paint_head if anatomy == "head" else paint_pelvis
     outside = paint(canvas, anatomy_rng)
     canvas.fill_everywhere("background", canvas.voxel_mm / 2 - outside)
+    if couch is not None:
+        world = _positions(fine.shape, fine.affine)
+        canvas.values[0] += couch_above_air(couch, world, outside, canvas.voxel_mm, couch_rng)
 
     hu, hu_texture, mr_texture, *signals = block_mean(canvas.values, factor)
     mask = _filled(block_mean((outside < 0)[None].astype(np.float32), factor)[0] >= 0.5)
@@ -167,6 +187,13 @@ def case_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
+def _generators(seeds: list[int], count: int) -> list[np.random.Generator]:
+    """Independent generators; the first ones are the same whatever their number."""
+    entropy = seeds[0] if len(seeds) == 1 else seeds
+    children = np.random.SeedSequence(entropy).spawn(count)
+    return [np.random.default_rng(child) for child in children]
+
+
 def _check(anatomy: str, seed: int, contrasts: Sequence[str], field_strength_t: float) -> None:
     if anatomy not in ANATOMIES:
         raise ValueError(f"anatomy is {anatomy!r}, expected one of {', '.join(ANATOMIES)}")
@@ -200,10 +227,7 @@ def _grid(
     oblique_degrees: float,
     rng: np.random.Generator,
 ) -> Grid:
-    extent, middle = {
-        "head": (HEAD_EXTENT_MM, HEAD_CENTRE_MM),
-        "pelvis": (PELVIS_EXTENT_MM, PELVIS_CENTRE_MM),
-    }[anatomy]
+    extent, middle = FIELD_OF_VIEW_MM[anatomy]
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"shape is {shape}, expected three numbers of at least 1")
     spacing = np.array(extent) / shape if spacing_mm is None else np.array(spacing_mm, float)
@@ -240,26 +264,31 @@ def _property_table(
     return np.array(columns, float).T
 
 
+def _divided(grid: Grid, factor: tuple[int, int, int]) -> Grid:
+    """The grid of the parts of its voxels."""
+    parts = np.array(factor)
+    affine = np.array(grid.affine)
+    affine[:3, :3] /= parts
+    affine[:3, 3] -= grid.affine[:3, :3] @ ((parts - 1) / (2 * parts))
+    i, j, k = (n * f for n, f in zip(grid.shape, factor, strict=True))
+    return Grid((i, j, k), affine)
+
+
 def _canvas(
     anatomy: Anatomy,
     grid: Grid,
-    factor: tuple[int, int, int],
     table: NDArray[np.float64],
     rng: np.random.Generator,
+    *,
+    exact: bool,
 ) -> Canvas:
-    """An empty canvas of divided voxels, which see the body posed and deformed."""
-    parts = np.array(factor)
-    fine = np.array(grid.affine)
-    fine[:3, :3] /= parts
-    fine[:3, 3] -= grid.affine[:3, :3] @ ((parts - 1) / (2 * parts))
-    i, j, k = (n * f for n, f in zip(grid.shape, factor, strict=True))
-    index_to_body = _pose(rng) @ fine
+    """An empty canvas whose voxels see the body posed and deformed."""
+    index_to_body = _pose(rng) @ grid.affine
     x, y, z = (
-        np.array(np.broadcast_to(p, (i, j, k))) for p in _positions((i, j, k), index_to_body)
+        np.array(np.broadcast_to(p, grid.shape)) for p in _positions(grid.shape, index_to_body)
     )
-    spacing: NDArray[np.float64] = grid.spacing_mm / parts
     body_to_index = np.asarray(np.linalg.inv(index_to_body), np.float64)
-    canvas = Canvas((x, y, z), body_to_index, spacing, table)
+    canvas = Canvas((x, y, z), body_to_index, grid.spacing_mm, table, exact=exact)
     canvas.bend(rng, BEND_MM[anatomy])
     return canvas
 

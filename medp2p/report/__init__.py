@@ -1,0 +1,1 @@
+"""Tables and pictures into one HTML file that opens offline."""
