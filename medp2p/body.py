@@ -35,6 +35,9 @@ LARGEST_APPENDAGE_CM3 = 15.0
 SMALLEST_PART = 0.25
 """A separate part belongs to the body if it is at least this large against the largest: legs."""
 
+BOX_MARGIN = 3
+"""Voxels of air around the box that is looked at; closing the surface needs two."""
+
 _NEIGHBOURS_IN_SLICE = np.zeros((3, 3, 3), dtype=bool)
 _NEIGHBOURS_IN_SLICE[1] = ndimage.generate_binary_structure(2, 1)
 
@@ -65,13 +68,16 @@ def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
     values = ndimage.gaussian_filter(coarse.array.astype(np.float32), 0.5)
     if modality == "CT":
         threshold = CT_BODY_HU
-        body = _without_furniture(values > threshold, coarse.spacing_mm)
     elif values.max() > values.min():
         threshold = float(threshold_li(_thinned(values)))
-        body = _solid(values > threshold)
     else:
         threshold = float(values.max())
-        body = np.zeros(values.shape, dtype=bool)
+    body = values > threshold
+    box = _box_with_margin(body)
+    if modality == "CT":
+        body[box] = _without_furniture(body[box], coarse.spacing_mm)
+    else:
+        body[box] = _solid(body[box])
     if not body.any():
         raise ImageReadError(
             f"{volume.name}: no body found, all values lie between {values.min():.4g} and "
@@ -98,6 +104,17 @@ def _coarsened(volume: Volume) -> Volume:
     affine = volume.affine.copy()
     affine[:3, :3] *= step
     return Volume(array, affine, path=volume.path)
+
+
+def _box_with_margin(voxels: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The box around what is set, with air around it unless the image ends there."""
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        index = np.flatnonzero(voxels.any(axis=others))
+        first, last = (index[0], index[-1]) if index.size else (0, 0)
+        box.append(slice(max(0, first - BOX_MARGIN), last + 1 + BOX_MARGIN))
+    return tuple(box)
 
 
 def _thinned(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,6 @@ from medp2p.files import atomic_folder
 from medp2p.io import read_volume
 from medp2p.preparation.examination import BODY_FILE, PairJob, PairRecord, read_job_image
 from medp2p.store import PreparedCase, hash_voxels, prepared_case, write_voxels
-from medp2p.transforms import ToTrainingGridd, to_tensor
 
 RECORD_FILE = "case.json"
 
@@ -79,6 +78,8 @@ def _is_whole(folder: Path, kept: PackedCase) -> bool:
 
 
 def _pack(job: PackingJob, folder: Path) -> PreparedCase:
+    from medp2p.transforms import ToTrainingGridd, to_tensor
+
     names = list(job.pair.case.images)
     data: dict[Hashable, Any] = {n: to_tensor(read_job_image(job.pair, n)) for n in names}
     data["mask"] = to_tensor(read_volume(job.pair.folder / BODY_FILE))
