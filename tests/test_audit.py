@@ -34,10 +34,12 @@ def head(number: int) -> tuple[Volume, Volume, np.ndarray]:
     return mr, ct, read_volume(folder / "mask.nii.gz").array > 0
 
 
-def audit(source, target, source_body, target_body, matrix=None, *, found=None, images=(MR, CT)):
+def audit(
+    source, target, source_body, target_body, matrix=None, *, found=None, images=(MR, CT), **names
+):
     alignment = Alignment(np.eye(4) if matrix is None else matrix)
     return audit_pair(
-        source, target, source_body, target_body, alignment, found, images, AuditSettings()
+        source, target, source_body, target_body, alignment, found, images, AuditSettings(), **names
     )
 
 
@@ -192,6 +194,12 @@ def test_empty_and_tiny_masks_are_reasons_and_no_exceptions():
     found = audit(mr, ct, tiny, body)
     assert found.verdict in ("check", "reject")
     assert found.values["residual_mm"] is None
+
+
+def test_reasons_call_an_image_by_its_name():
+    mr, ct, body = head(1)
+    found = audit(mr, ct, body, np.zeros_like(body), target_name="t2")
+    assert found.reasons == ("the t2 has no body: its mask is empty; repair the mask or remove it",)
 
 
 def test_scattered_and_distant_bodies_are_reasons_and_no_exceptions():

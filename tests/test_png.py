@@ -19,6 +19,7 @@ from medp2p.io import read_grid, read_modality, read_volume, write_volume
 from medp2p.manifest import dicom_options
 from medp2p.metrics import PICTURE_PROFILE, PROFILES, choose_profile, ssim_2d
 from medp2p.preparation.plan import Plan
+from medp2p.preparation.planning import make_preparation_plan
 from medp2p.preparation.png_pairs import plan_of_pictures
 from medp2p.preprocessing import (
     body_mask,
@@ -298,6 +299,12 @@ def test_folders_without_pairs_are_refused(tmp_path: Path) -> None:
         plan_of_pictures(tmp_path, config())
     with pytest.raises(ManifestError, match="not a folder"):
         plan_of_pictures(tmp_path / "nowhere", config())
+
+
+def test_pictures_without_their_preset_are_told_of_it(tmp_path: Path) -> None:
+    in_folders(tmp_path)
+    with pytest.raises(ManifestError, match="--preset pix2pix_png"):
+        make_preparation_plan(tmp_path, load_config())
 
 
 def test_layouts_prepare_the_same_voxels(capsys, tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ class _Side:
     """One image of a pair, thinned out for counting.
 
     Attributes:
-        name: ``"source"`` or ``"target"``.
+        name: ``"source"`` or ``"target"``; values are called so.
+        shown: What reasons call it.
         volume: The image.
         body: Its body voxels, at least one.
         settings: What it should be.
@@ -147,6 +148,7 @@ class _Side:
     """
 
     name: str
+    shown: str
     volume: Volume
     body: Mask
     settings: ImageSettings
@@ -164,6 +166,8 @@ def audit_pair(
     registration: Registration | None,
     images: tuple[ImageSettings, ImageSettings],
     settings: AuditSettings,
+    *,
+    target_name: str = "target",
 ) -> PairAudit:
     """Measure a pair and judge it.
 
@@ -176,21 +180,23 @@ def audit_pair(
         registration: How the alignment was found; None if the positions were taken as stated.
         images: What source and target should be.
         settings: From where on a pair is in question or rejected.
+        target_name: What reasons call the target.
     """
+    shown = ("source", target_name)
     fingerprints = {"source": fingerprint(source), "target": fingerprint(target)}
     values: Values = {}
     for name, volume in zip(_SIDES, (source, target), strict=True):
         values |= _geometry_values(name, volume)
     empty = [
         f"the {name} has no body: its mask is empty; repair the mask or remove it"
-        for name, body in zip(_SIDES, (source_body, target_body), strict=True)
+        for name, body in zip(shown, (source_body, target_body), strict=True)
         if not body.any()
     ]
     if empty:
         return PairAudit(_rounded(values), "reject", tuple(empty), fingerprints)
     sides = (
-        _side("source", source, source_body, images[0]),
-        _side("target", target, target_body, images[1]),
+        _side("source", shown[0], source, source_body, images[0]),
+        _side("target", shown[1], target, target_body, images[1]),
     )
     view = _view(sides, alignment)
     if not view.source_body.any():
@@ -213,7 +219,7 @@ def audit_pair(
     return PairAudit(_rounded(values), verdict, tuple(text for _, text in judgements), fingerprints)
 
 
-def _side(name: str, volume: Volume, body: Mask, settings: ImageSettings) -> _Side:
+def _side(name: str, shown: str, volume: Volume, body: Mask, settings: ImageSettings) -> _Side:
     lowest = padding_value(volume, settings.modality)
     padding = None if lowest is None else np.asarray(volume.array == lowest)
     thin = tuple(slice(None, None, max(1, n // _SAMPLES_PER_AXIS)) for n in volume.shape)
@@ -222,7 +228,7 @@ def _side(name: str, volume: Volume, body: Mask, settings: ImageSettings) -> _Si
     inside = volume.array[thin][measured & body[thin]].astype(np.float32)
     if inside.size == 0:
         inside = volume.array[body].astype(np.float32)
-    return _Side(name, volume, body, settings, padding, values, inside)
+    return _Side(name, shown, volume, body, settings, padding, values, inside)
 
 
 def _view(sides: tuple[_Side, _Side], alignment: Alignment) -> CommonView:
@@ -426,13 +432,13 @@ def _what_they_are(sides: tuple[_Side, _Side], values: Values) -> Iterator[Judge
         yield (
             "reject",
             "the images are swapped: by its values the source is "
-            f"{_named(kinds[0])} and the target {_named(kinds[1])}, expected "
+            f"{_named(kinds[0])} and the {sides[1].shown} {_named(kinds[1])}, expected "
             f"{sides[0].settings.modality} and {sides[1].settings.modality}; name them rightly",
         )
         return
     for side, kind in zip(sides, kinds, strict=True):
         low, high = values[f"{side.name}_lowest"], values[f"{side.name}_highest"]
-        found = f"the {side.name} has values {low:.5g}..{high:.5g}"
+        found = f"the {side.shown} has values {low:.5g}..{high:.5g}"
         if side in wrong:
             yield (
                 "reject",
@@ -466,7 +472,7 @@ def _judgements(
         return  # pictures are taken as they are
     yield from _judge_pose(values, sides, settings)
     yield from _judge_registration(values, registration, settings)
-    yield from _judge_bodies(values, settings)
+    yield from _judge_bodies(values, sides, settings)
     for side in sides:
         if side.settings.modality == "CT" and not _is_grey(side):
             yield from _judge_ct(side, values, settings)
@@ -522,12 +528,14 @@ def _judge_registration(
         yield "check", note
 
 
-def _judge_bodies(values: Values, settings: AuditSettings) -> Iterator[Judgement]:
+def _judge_bodies(
+    values: Values, sides: tuple[_Side, _Side], settings: AuditSettings
+) -> Iterator[Judgement]:
     covered = values["body_covered"] or 0.0
     if covered < settings.covered[0]:
         yield (
             "reject" if covered < settings.covered[1] else "check",
-            f"the target shows {covered:.0%} of the source's body, expected at least "
+            f"the {sides[1].shown} shows {covered:.0%} of the source's body, expected at least "
             f"{settings.covered[0]:.0%}",
         )
     surface, size = values["surface_mm"], values["body_size_mm"]
@@ -537,12 +545,12 @@ def _judge_bodies(values: Values, settings: AuditSettings) -> Iterator[Judgement
             f"the bodies' surfaces lie {surface:.1f} mm apart, expected at most "
             f"{settings.surface_share * size:.1f} mm; another patient, or a wrong mask",
         )
-    for name in _SIDES:
-        loose = values.get(f"{name}_loose_mask")
+    for side in sides:
+        loose = values.get(f"{side.name}_loose_mask")
         if loose is not None and loose > settings.loose_mask:
             yield (
                 "check",
-                f"{loose:.0%} of the {name}'s body mask is air, expected at most "
+                f"{loose:.0%} of the {side.shown}'s body mask is air, expected at most "
                 f"{settings.loose_mask:.0%}; give a tighter mask",
             )
 
@@ -553,7 +561,7 @@ def _judge_ct(side: _Side, values: Values, settings: AuditSettings) -> Iterator[
     if not low <= median <= high:
         yield (
             "check",
-            f"the {side.name}'s median inside the body is {median:.0f} HU, expected {low:.0f} to "
+            f"the {side.shown}'s median inside the body is {median:.0f} HU, expected {low:.0f} to "
             f"{high:.0f}; is it in HU?",
         )
     clipped = (values[f"{side.name}_clipped_low"] or 0.0) + (
@@ -563,7 +571,7 @@ def _judge_ct(side: _Side, values: Values, settings: AuditSettings) -> Iterator[
     if clipped > settings.clipped and hu_range[1] - hu_range[0] > WIDE_RANGE_HU:
         yield (
             "check",
-            f"{clipped:.0%} of the {side.name}'s body lies outside hu_range {hu_range[0]:g}.."
+            f"{clipped:.0%} of the {side.shown}'s body lies outside hu_range {hu_range[0]:g}.."
             f"{hu_range[1]:g}, expected at most {settings.clipped:.0%}",
         )
     metal = values.get("metal_cm3")

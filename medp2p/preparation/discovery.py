@@ -14,7 +14,7 @@ from medp2p.config import Config
 from medp2p.errors import ManifestError
 from medp2p.files import files_below
 from medp2p.inspection import noting, printable
-from medp2p.io import image_name, image_suffix, read_grid, read_modality
+from medp2p.io import image_name, image_suffix, is_picture, read_grid, read_modality
 from medp2p.io.dicom_files import Scan, scan_files
 from medp2p.io.geometry import refuse_sheared
 from medp2p.preparation.dicom_discovery import dicom_candidates, empty_volume, lost_files
@@ -108,12 +108,21 @@ def find_images(
         *_lost_items(data, scan, closed),
     ]
     if not items:
-        raise ManifestError(
-            f"{data}: no case found; expected CT or MR series, or image files that are named such "
-            f"as CASE/{config.data.sources[0]}.nii.gz and CASE/{config.data.target}.nii.gz "
-            "(set data.sources and data.target for other names)"
-        )
+        raise _no_case(data, files, config)
     return with_patients(data, items, config)
+
+
+def _no_case(data: Path, files: Iterable[Path], config: Config) -> ManifestError:
+    if any(is_picture(file) for file in files):
+        return ManifestError(
+            f"{data}: no case found, but PNG pictures; for aligned pairs of 8-bit pictures use "
+            "--preset pix2pix_png, for scans give the DICOM or NIfTI files"
+        )
+    return ManifestError(
+        f"{data}: no case found; expected CT or MR series, or image files that are named such "
+        f"as CASE/{config.data.sources[0]}.nii.gz and CASE/{config.data.target}.nii.gz "
+        "(set data.sources and data.target for other names)"
+    )
 
 
 def _lost_items(data: Path, scan: Scan, closed: Iterable[tuple[Path, str]]) -> list[Candidate]:

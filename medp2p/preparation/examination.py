@@ -166,7 +166,15 @@ def _examine(job: PairJob, key: str, inputs: dict[str, str], folder: Path) -> Pa
             write_alignment(folder / record.transforms[name], alignment)
         images = job.preprocessing.source, image_settings(job.preprocessing, name)
         record.audits[name] = audit_pair(
-            fixed, moving, body, own_body, alignment, registration, images, job.preparation.audit
+            fixed,
+            moving,
+            body,
+            own_body,
+            alignment,
+            registration,
+            images,
+            job.preparation.audit,
+            target_name=name,
         )
         if name == TARGET:
             picture = audit_picture(fixed, moving, body, alignment)
