@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from medp2p.evaluation import comparison_table, evaluate_folders
+from medp2p.evaluation import Layout, comparison_table, evaluate_folders
 from medp2p.io import read_volume, write_volume
 from medp2p.manifest import Case, write_manifest
 from medp2p.metrics import PROFILES, Profile, range_profile
@@ -141,7 +141,7 @@ def _table(experiment: Experiment, output: Path) -> str:
             output / "predictions" / name,
             output / "cases",
             _profile(experiment, output),
-            target_name="target",
+            layout=Layout(target_name="target"),
         ).results
         for name in ("constant", "intensity", "model")
     }

@@ -38,10 +38,10 @@ from medp2p.phantom import ANATOMIES
 from medp2p.phantom.hospital import PatientPlan, make_patient, random_plan
 from medp2p.pose_search import turn_degrees
 from medp2p.preparation.audit import audit_pair
-from medp2p.preparation.workers import run_jobs
 from medp2p.preprocessing import body_mask
 from medp2p.registration import Registration, register
 from medp2p.volume import Volume
+from medp2p.workers import run_jobs
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]

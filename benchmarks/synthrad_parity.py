@@ -11,21 +11,24 @@ project's metrics on that range). Their code needs SimpleITK and scikit-image; `
 with which the 2023 code reads files, is replaced by an empty module where it is missing, for
 arrays are handed over.
 
-Prints the relative differences on ten random volumes with masks of odd shapes, then time and
-memory of the structure metrics on 256×256×180 voxels in float64. Exit code 1 if a value
-differs by more than `TOLERANCE`.
+Prints the relative differences on twenty random volumes with masks of odd shapes and, with
+``--real-data FOLDER`` or ``MEDP2P_REAL_DATA``, on the MR-CT pair in its ``pork_t2_ct``; then time
+and memory of the structure metrics on 256×256×180 voxels in float64, and in float32 with what
+that changes. Exit code 1 if a value differs by more than `TOLERANCE`.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import statistics
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medp2p.io import read_volume
 from medp2p.metrics import PROFILES, Profile, compute_metrics, ms_ssim, ssim
 
 TOLERANCE = 1e-6
@@ -54,13 +58,23 @@ SHAPES = (
     (64, 64, 64),
     (50, 131, 77),
     (113, 100, 99),
+    (98, 112, 103),
+    (40, 97, 130),
+    (105, 33, 118),
+    (8, 120, 120),
+    (99, 98, 140),
+    (64, 128, 32),
+    (110, 17, 101),
+    (97, 128, 99),
+    (128, 128, 24),
+    (100, 101, 98),
 )
 
 
 def random_case(number: int) -> tuple[Image, Image, Mask]:
-    """Return prediction, reference and mask of one of ten cases, the same on every machine.
+    """Return prediction, reference and mask of one of twenty cases, the same on every machine.
 
-    Values leave the profiles' ranges at both ends. The masks are, in turn: the whole volume,
+    Values leave the profiles' ranges at both ends. The masks of ten are, in turn: the whole volume,
     a tilted ellipsoid, a blob, a shell, two separate blobs, a slab that touches the faces,
     a sponge, an ellipsoid with holes, all but one corner, and every third row.
     """
@@ -71,8 +85,33 @@ def random_case(number: int) -> tuple[Image, Image, Mask]:
     inverted = _smooth_noise(random, shape, 4) > 1.0  # so that structure turns negative
     prediction = np.where(inverted, -1.0, 0.9) * reference + 30 * number
     prediction += 120 * _smooth_noise(random, shape, 3) + 60 * random.standard_normal(shape)
-    mask = _odd_masks(shape, _smooth_noise(random, shape, 5))[number]
+    mask = _odd_masks(shape, _smooth_noise(random, shape, 5))[number % 10]
     return prediction, reference, mask.astype(np.uint8) * (1 + number % 2)
+
+
+def pork_case(real_data: Path) -> tuple[Image, Image, Mask]:
+    """Return the pork's MR, CT in HU and mask; the MR is scaled to the CT's mean and spread.
+
+    That is no prediction, but it is real, and far from the CT where bone is dark in MR.
+    """
+    folder = real_data / "pork_t2_ct"
+    mr, ct, mask = (
+        read_volume(folder / f"{name}.nii.gz").array.astype(np.float64)
+        for name in ("mr", "ct", "mask")
+    )
+    inside = mask > 0
+    prediction = (mr - mr[inside].mean()) / mr[inside].std() * ct[inside].std() + ct[inside].mean()
+    return np.clip(prediction, -1024, 3071), ct, inside.astype(np.uint8)
+
+
+def all_cases(real_data: Path | None) -> dict[str, Callable[[], tuple[Image, Image, Mask]]]:
+    """Return what makes each case, by its name."""
+    cases: dict[str, Callable[[], tuple[Image, Image, Mask]]] = {
+        f"random {number}": partial(random_case, number) for number in range(len(SHAPES))
+    }
+    if real_data:
+        cases["pork"] = partial(pork_case, real_data)
+    return cases
 
 
 def _smooth_noise(random: np.random.RandomState, shape: tuple[int, ...], sigma: float) -> Image:
@@ -150,17 +189,18 @@ def compare(
     organisers: Any,
     theirs: Callable[[Any, tuple[Image, Image, Mask]], dict[str, float]],
     profile: Profile,
+    real_data: Path | None,
 ) -> float:
-    """Print both sides' values on the ten cases and return the largest relative difference."""
+    """Print both sides' values on all cases and return the largest relative difference."""
     profile = with_range_of(organisers, profile)
     worst = 0.0
-    for number in range(len(SHAPES)):
-        case = random_case(number)
+    for name, make_case in all_cases(real_data).items():
+        case = make_case()
         expected = theirs(organisers, case)
         ours = compute_metrics(*case, profile)
         differences = {key: abs(ours[key] / value - 1) for key, value in expected.items()}
         shown = "  ".join(f"{key} {expected[key]!r} ({differences[key]:.0e})" for key in expected)
-        print(f"{profile.name} case {number}: {shown}")
+        print(f"{profile.name} {name}: {shown}", flush=True)
         worst = max(worst, *differences.values())
     return worst
 
@@ -189,14 +229,15 @@ def peak_mib(work: Callable[[], object]) -> float:
 def race(
     name: str,
     theirs: Callable[[Image, Image, Mask], object],
-    ours: Callable[[Image, Image, Mask], object],
+    ours: Callable[..., float],
     case: tuple[Image, Image, Mask],
 ) -> None:
-    """Time both in turn and print medians, their ratio and both sides' memory."""
+    """Time all sides in turn and print medians, their ratio and the memory of each."""
     prediction, reference, mask = case
     sides: dict[str, Callable[[], object]] = {
         "theirs": lambda: theirs(reference, prediction, mask),
-        "ours": lambda: ours(prediction, reference, mask),
+        "float64": lambda: ours(prediction, reference, mask),
+        "float32": lambda: ours(prediction, reference, mask, dtype=np.float32),
     }
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(REPEATS):
@@ -204,12 +245,17 @@ def race(
             start = time.perf_counter()
             work()
             seconds[side].append(time.perf_counter() - start)
-    first, second = (statistics.median(values) for values in seconds.values())
-    memory = [peak_mib(work) for work in sides.values()]
-    print(
-        f"{name}: theirs {first:.2f} s, {memory[0]:.0f} MiB; ours {second:.2f} s, "
-        f"{memory[1]:.0f} MiB; time {second / first:.2f}, memory {memory[1] / memory[0]:.3f}"
-    )
+    medians = {side: statistics.median(values) for side, values in seconds.items()}
+    memory = {side: peak_mib(work) for side, work in sides.items()}
+    print(f"{name}: theirs {medians['theirs']:.2f} s, {memory['theirs']:.0f} MiB")
+    for side in ("float64", "float32"):
+        print(
+            f"  ours in {side}: {medians[side]:.2f} s, {memory[side]:.0f} MiB; "
+            f"time {medians[side] / medians['theirs']:.2f}, "
+            f"memory {memory[side] / memory['theirs']:.3f}"
+        )
+    difference = abs(float(sides["float32"]()) - float(sides["float64"]()))  # type: ignore[arg-type]
+    print(f"  float32 differs from float64 by {difference:.1e}", flush=True)
 
 
 def main() -> None:
@@ -217,14 +263,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--synthrad2023", type=Path, required=True, metavar="CHECKOUT")
     parser.add_argument("--synthrad2025", type=Path, required=True, metavar="CHECKOUT")
+    parser.add_argument(
+        "--real-data",
+        type=Path,
+        default=os.environ.get("MEDP2P_REAL_DATA"),
+        metavar="FOLDER",
+        help="with pork_t2_ct in it; MEDP2P_REAL_DATA otherwise",
+    )
     parser.add_argument("--no-race", action="store_true", help="compare values only")
     arguments = parser.parse_args()
     organisers_2023 = load_organisers(arguments.synthrad2023, "synthrad2023_metrics")
     organisers_2025 = load_organisers(arguments.synthrad2025, "synthrad2025_metrics")
 
     worst = max(
-        compare(organisers_2023, theirs_2023, PROFILES["synthrad2023"]),
-        compare(organisers_2025, theirs_2025, PROFILES["synthrad2025"]),
+        compare(organisers_2023, theirs_2023, PROFILES["synthrad2023"], arguments.real_data),
+        compare(organisers_2025, theirs_2025, PROFILES["synthrad2025"], arguments.real_data),
     )
     print(f"largest relative difference: {worst:.1e} (tolerance {TOLERANCE:.0e})")
     for whole in () if arguments.no_race else (False, True):

@@ -1,7 +1,5 @@
 """The Typer application, its logging, and how errors become one line and an exit code."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -14,6 +12,7 @@ import typer
 from medp2p.errors import ConfigError, MedP2PError
 
 from .baselines import baselines
+from .blind import blind, blind_score
 from .convert import convert
 from .demo import demo
 from .evaluate import evaluate
@@ -24,6 +23,7 @@ from .manifest import manifest
 from .phantom import phantom
 from .prepare import prepare
 from .presets import presets
+from .report import report
 from .train import train
 from .translate import translate
 
@@ -60,6 +60,9 @@ for command in (
     train,
     translate,
     evaluate,
+    report,
+    blind,
+    blind_score,
     baselines,
     demo,
     info,

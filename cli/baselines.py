@@ -1,7 +1,5 @@
 """``medp2p baselines``: what a model must beat."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

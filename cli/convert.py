@@ -1,7 +1,5 @@
 """``medp2p convert``: one image into an image file, or out of a state that is refused."""
 
-from __future__ import annotations
-
 import math
 from enum import StrEnum
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``medp2p demo``: the whole job on phantoms."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +44,7 @@ def demo(
     _say("2. Resample, normalize and pack them; a sixth is kept unseen for the test")
     prepare(scans, prepared, preset="demo", set_=assignments)
     _say("3. Train pix2pix")
-    train(prepared, run, preset="demo", set_=assignments, device=device)
+    train(prepared, run, preset="demo", set_=assignments, device=device, report=False)
     _say("4. Translate the unseen cases, by the model and by the two baselines")
     manifest = prepared / "manifest.csv"
     model = run / "model.safetensors"

@@ -1,7 +1,5 @@
 """Options of commands that write a DICOM series."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,7 +102,7 @@ def labels(
     also_nifti: bool,
     deidentify: bool,
     key_file: Path | None,
-) -> DicomOutput | None:
+) -> "DicomOutput | None":
     """Return the labels of a DICOM output, None for any other; options must not be idle."""
     if not as_series:
         given = [
@@ -132,7 +130,7 @@ def labels(
     return DicomOutput(**texts, deidentify_key=_key(key_file) if deidentify else None)
 
 
-def name_model(labels: DicomOutput, model: Path, digest: str) -> DicomOutput:
+def name_model(labels: "DicomOutput", model: Path, digest: str) -> "DicomOutput":
     """Return the labels with the model's file name and hash."""
     return replace(labels, model_name=model.name, model_hash=digest)
 

@@ -1,7 +1,5 @@
 """``medp2p import-pix2pix``: a generator of the original project into a model file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

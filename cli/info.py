@@ -1,7 +1,5 @@
 """``medp2p info``: what a model file is."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``medp2p inspect``: what a folder or file holds, and what keeps it from being read."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -61,13 +59,13 @@ def inspect(
         _print(found)
 
 
-def _json_values(found: Inspection) -> dict[str, Any]:
+def _json_values(found: "Inspection") -> dict[str, Any]:
     values = asdict(found)
     values["damaged"] = [{"path": file, "reason": reason} for file, reason in found.damaged]
     return values
 
 
-def _print(found: Inspection) -> None:
+def _print(found: "Inspection") -> None:
     from rich.console import Console
 
     free_width = sys.stdout.isatty() or "COLUMNS" in os.environ
@@ -93,18 +91,18 @@ def _print(found: Inspection) -> None:
     _print_line(console, _summary(found))
 
 
-def _study_title(study: StudyReport, found: Inspection) -> str:
+def _study_title(study: "StudyReport", found: "Inspection") -> str:
     who = f": {_who(study.patient)}" if study.patient else ""
     where = "" if study.folder == found.path else f" in {_shown_path(study.folder, found)}"
     return f"Study {study.number}{who}{where}"
 
 
-def _who(patient: Patient) -> str:
+def _who(patient: "Patient") -> str:
     words = (patient.name, patient.patient_id, patient.study_date)
     return ", ".join(word or "–" for word in words)
 
 
-def _summary(found: Inspection) -> str:
+def _summary(found: "Inspection") -> str:
     series = sum(len(study.series) for study in found.studies)
     return (
         f"{found.path}: files {found.files}, studies {len(found.studies)}, series {series}, "
@@ -112,7 +110,7 @@ def _summary(found: Inspection) -> str:
     )
 
 
-def _series_table(study: StudyReport, width: int) -> Table:
+def _series_table(study: "StudyReport", width: int) -> "Table":
     table = _table("series", "no.", "group", "", "description", "size", "plane", "contrast")
     for series in study.series:
         for group in series.groups:
@@ -130,7 +128,7 @@ def _series_table(study: StudyReport, width: int) -> Table:
     return table
 
 
-def _image_table(found: Inspection, width: int) -> Table:
+def _image_table(found: "Inspection", width: int) -> "Table":
     table = _table("file", "", "size", "plane")
     for image in found.images:
         place = image.place
@@ -144,7 +142,7 @@ def _image_table(found: Inspection, width: int) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
+def _table(*headings: str) -> "Table":
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -158,24 +156,24 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _add_row(table: Table, *cells: str) -> None:
+def _add_row(table: "Table", *cells: str) -> None:
     from rich.text import Text
 
     table.add_row(*(Text(cell) for cell in cells))
 
 
-def _kind(group: GroupReport) -> str:
+def _kind(group: "GroupReport") -> str:
     return group.kind.removeprefix("ORIGINAL\\PRIMARY\\").replace("\\", " ")
 
 
-def _group_size(group: GroupReport, width: int) -> str:
+def _group_size(group: "GroupReport", width: int) -> str:
     if group.place is None:
         return _joined(width, f"{_times(group.size)}, {group.slices} images")
     volumes = f"{group.volumes} volumes" if group.volumes > 1 else ""
     return _joined(width, _times(group.place.size), _spacing(group.place), volumes)
 
 
-def _group_plane(group: GroupReport, width: int) -> str:
+def _group_plane(group: "GroupReport", width: int) -> str:
     return _joined(width, group.plane, group.place.orientation if group.place else "")
 
 
@@ -187,7 +185,7 @@ def _times(numbers: Iterable[int]) -> str:
     return " × ".join(map(str, numbers))
 
 
-def _spacing(place: Place) -> str:
+def _spacing(place: "Place") -> str:
     return " × ".join(f"{length:.4g}" for length in place.spacing_mm) + " mm"
 
 
@@ -195,14 +193,14 @@ def _number(number: int | None) -> str:
     return "–" if number is None else str(number)
 
 
-def _shown_path(path: Path, found: Inspection) -> str:
+def _shown_path(path: Path, found: "Inspection") -> str:
     from medp2p.inspection import printable
 
     inside = path != found.path and path.is_relative_to(found.path)
     return printable(str(path.relative_to(found.path) if inside else path))
 
 
-def _series_problems(study: StudyReport) -> Iterator[tuple[str, str]]:
+def _series_problems(study: "StudyReport") -> Iterator[tuple[str, str]]:
     for series in study.series:
         yield from ((series.key, problem) for problem in series.problems)
         for group in series.groups:
@@ -212,7 +210,7 @@ def _series_problems(study: StudyReport) -> Iterator[tuple[str, str]]:
             yield from ((name, problem) for problem in group.problems)
 
 
-def _print_problems(console: Console, problems: Iterable[tuple[str, str]]) -> None:
+def _print_problems(console: "Console", problems: Iterable[tuple[str, str]]) -> None:
     """Print each problem beside what it is about, wrapped under its own beginning."""
     from rich.table import Table
     from rich.text import Text
@@ -229,7 +227,7 @@ def _print_problems(console: Console, problems: Iterable[tuple[str, str]]) -> No
     console.print()
 
 
-def _print_line(console: Console, line: str) -> None:
+def _print_line(console: "Console", line: str) -> None:
     from rich.text import Text
 
     from medp2p.inspection import printable

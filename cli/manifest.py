@@ -1,7 +1,5 @@
 """``medp2p manifest``: list the pairs of a folder in a CSV file."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Annotated

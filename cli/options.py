@@ -1,7 +1,5 @@
 """Options that several commands share."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -153,7 +151,7 @@ def settings(
     file: Path | None,
     assignments: list[str] | None,
     overrides: dict[str, Any] | None = None,
-) -> Config:
+) -> "Config":
     """Merge preset, file, single values and a command's own flags."""
     from medp2p.config import load_config
 

@@ -1,7 +1,5 @@
 """``medp2p phantom``: digital subjects, as folders of paired MR and CT volumes."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
@@ -129,7 +127,7 @@ class Export:
     output: Path
     seed: int
     anatomy: AnatomyName
-    contrasts: tuple[Contrast, ...]
+    contrasts: "tuple[Contrast, ...]"
     pixels: int
     turned: bool
     overwrite: bool
@@ -142,7 +140,7 @@ def _write_patients(export: Export, patients: int, jobs: int, as_json: bool) -> 
     options.refuse_outputs_early(folders, export.overwrite)
 
     from medp2p.errors import MedP2PError
-    from medp2p.preparation.workers import run_jobs
+    from medp2p.workers import run_jobs
 
     began = time.perf_counter()
     with progress_bar("patients", patients, "patient") as advance:
@@ -172,7 +170,7 @@ def _write_patient(job: tuple[Export, int]) -> Path:
     )
 
 
-def write_phantom(subject: Phantom, folder: Path, *, overwrite: bool = False) -> None:
+def write_phantom(subject: "Phantom", folder: Path, *, overwrite: bool = False) -> None:
     """Write a subject as a case folder, whole or not at all.
 
     Raises:
@@ -191,7 +189,7 @@ def write_phantom(subject: Phantom, folder: Path, *, overwrite: bool = False) ->
         write_text(temporary / "phantom.json", json.dumps(_description(subject), indent=1) + "\n")
 
 
-def _description(subject: Phantom) -> dict[str, Any]:
+def _description(subject: "Phantom") -> dict[str, Any]:
     from medp2p.phantom import LABELS
 
     return {

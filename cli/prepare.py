@@ -1,7 +1,5 @@
 """``medp2p prepare``: scans into a prepared folder that training reads."""
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
@@ -116,7 +114,7 @@ def prepare(
         raise typer.Exit(options.EXIT_SOME_FAILED)
 
 
-def _counts(plan: Plan) -> str:
+def _counts(plan: "Plan") -> str:
     patients = {pair.patient for pair in plan.pairs}
     return (
         f"{len(plan.pairs)} pairs of {len(patients)} patients, "
@@ -124,7 +122,7 @@ def _counts(plan: Plan) -> str:
     )
 
 
-def _say_results(done: Preparation, output: Path, seconds: float) -> None:
+def _say_results(done: "Preparation", output: Path, seconds: float) -> None:
     for judged in done.pairs:
         if not judged.case.used:
             verdict = judged.case.decision or judged.case.verdict
@@ -142,7 +140,7 @@ def _say_results(done: Preparation, output: Path, seconds: float) -> None:
     )
 
 
-def _as_json(done: Preparation) -> dict[str, object]:
+def _as_json(done: "Preparation") -> dict[str, object]:
     return {
         "cases": [
             {

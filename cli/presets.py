@@ -1,7 +1,5 @@
 """``medp2p presets``: list, print and validate settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

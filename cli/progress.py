@@ -1,7 +1,5 @@
 """Progress on stderr: a bar with rate and time left, or plain lines when not a terminal."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """``medp2p train``: a prepared folder into a model."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +25,14 @@ def train(
     processes: Annotated[
         int, typer.Option("--processes", min=1, help="GPUs, or CPU processes, to train on.")
     ] = 1,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report/--no-report",
+            help="When training is done, translate and judge the test split: OUTPUT/test and "
+            "OUTPUT/report.html.",
+        ),
+    ] = True,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved settings, and stop.")
     ] = False,
@@ -34,7 +40,8 @@ def train(
     """Train a model; Ctrl-C saves and stops, --resume goes on.
 
     OUTPUT gets model.safetensors (the best by validation MAE), state.pt, config.yaml,
-    log.csv, samples/ and tensorboard/.
+    log.csv, samples/ and tensorboard/; at the end test/ and report.html, how the model does on
+    the test split.
     """
     if resume and print_config:
         raise typer.BadParameter("the settings of a run are in its config.yaml")
@@ -75,3 +82,7 @@ def train(
         raise typer.Exit(1)
     mae = "".join(f", validation {k} {v:.4g}" for k, v in list(result.metrics.items())[:1])
     typer.echo(f"{result.model}: {result.epochs} epochs{mae}")
+    if report:
+        from .run_report import write_run_report
+
+        write_run_report(prepared, output, result.model, device=device)

@@ -1,7 +1,5 @@
 """What a training run shows: a bar within the epoch, and a line after it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType

@@ -1,7 +1,5 @@
 """``medp2p translate``: one scan, or the cases of a manifest, through a model."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,7 +170,9 @@ class Reading:
         for name, values in (*choices.items(), ("volume", self.volumes)):
             options.one_each(values, len(cases[0]), f"--{name}")
 
-    def read(self, paths: list[Path], modality: str, stated: Sequence[str] = ()) -> list[Volume]:
+    def read(
+        self, paths: list[Path], modality: str, stated: "Sequence[str]" = ()
+    ) -> "list[Volume]":
         """Read one volume per source; of DICOM only series of ``modality``.
 
         Where no series is chosen by option, ``stated`` says which: ``KEY`` or ``KEY/GROUP``.
@@ -210,7 +210,7 @@ class Reading:
 class Writing:
     """What is written, and how; ``labels`` is None unless it is a DICOM series."""
 
-    labels: DicomOutput | None
+    labels: "DicomOutput | None"
     also_nifti: bool
     dtype: Literal["int16", "float32"] | None
     overwrite: bool
@@ -237,7 +237,7 @@ class Writing:
                 "give all contrasts as DICOM, or none"
             )
 
-    def write(self, result: Volume, output: Path, labels: DicomOutput | None) -> None:
+    def write(self, result: "Volume", output: Path, labels: "DicomOutput | None") -> None:
         """Write the result as DICOM, as an image file, or both."""
         from medp2p.io import VoxelType, write_dicom_series, write_volume
 
@@ -253,12 +253,12 @@ class Writing:
 class Job:
     """Reading, translating and writing of one case after the other."""
 
-    translator: Translator
+    translator: "Translator"
     reading: Reading
     writing: Writing
     axial: bool
 
-    def run_case(self, case: Case, output: Path, mask: str, labels: DicomOutput | None) -> None:
+    def run_case(self, case: "Case", output: Path, mask: str, labels: "DicomOutput | None") -> None:
         """Translate a case of a manifest."""
         from medp2p.manifest import align_sources
 
@@ -268,13 +268,13 @@ class Job:
         aligned = align_sources(case, dict(zip(names, volumes, strict=True)))
         self.run(aligned, output, mask, labels)
 
-    def read(self, sources: list[Path], series: Sequence[str] = ()) -> list[Volume]:
+    def read(self, sources: list[Path], series: "Sequence[str]" = ()) -> "list[Volume]":
         """Read the sources of one case."""
         settings = self.translator.model.card.config.preprocessing
         return self.reading.read(sources, settings.source.modality, series)
 
     def run(
-        self, volumes: list[Volume], output: Path, mask: str, labels: DicomOutput | None
+        self, volumes: "list[Volume]", output: Path, mask: str, labels: "DicomOutput | None"
     ) -> None:
         """Translate one case; ``labels`` as in `Writing`, with the case's own patient."""
         from medp2p.io import check_output, read_volume
@@ -332,8 +332,8 @@ def _translate_manifest(job: Job, manifest: Path, output: Path, mask: str, split
 
 
 def _labels_of_case(
-    labels: DicomOutput | None, case: Case, sources: list[Path], manifest: Path
-) -> DicomOutput | None:
+    labels: "DicomOutput | None", case: "Case", sources: list[Path], manifest: Path
+) -> "DicomOutput | None":
     """Return the labels with the manifest's patient where no DICOM source says who it is."""
     from medp2p.io.dicom_deidentify import UidMap
 

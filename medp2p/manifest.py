@@ -161,19 +161,50 @@ def read_manifest(path: Path, *, every: bool = False) -> list[Case]:
             twice, or a patient is in two splits.
     """
     columns, rows = read_rows(path)
-    sources = [column for column in columns if column.startswith("source_")]
-    missing = {"case", "split", "target"} - set(columns)
-    if missing or not sources:
-        lacking = ", ".join(sorted(missing) or ["source_<name>"])
-        raise ManifestError(
-            f"{path}: the column {lacking} is missing, found {', '.join(columns) or 'none'}; "
-            "expected case, patient, split, source_<name>, target, mask"
-        )
+    sources = _source_columns(columns, path)
     cases = [_case_of_row(row, sources, path) for row in rows]
     used = [case for case in cases if case.used]
     check_cases(used, path)
     _refuse_if_not_as_prepared(path, used)
     return cases if every else used
+
+
+def read_split(path: Path, split: str) -> tuple[list[Case], dict[str, str]]:
+    """Read the used cases of one split; one that is wrong does not hide the others.
+
+    Args:
+        path: The CSV file.
+        split: Which cases, or ``"all"``.
+
+    Returns:
+        The cases, and for those that are there twice, lack a file or have a wrong entry why.
+
+    Raises:
+        ManifestError: If the file cannot be read, a column is missing or a patient is in two
+            splits.
+    """
+    columns, rows = read_rows(path)
+    sources = _source_columns(columns, path)
+    cases, failures = [], {}
+    times = Counter(row["case"] for row in rows)
+    for row in rows:
+        try:
+            case = _case_of_row(row, sources, path)
+            if times[case.name] > 1:
+                raise ManifestError(
+                    f"{path}: case {case.name} is there {times[case.name]} times; give each its "
+                    "own name"
+                )
+            if case.used:
+                _refuse_missing_file(case, path)
+                cases.append(case)
+        except ManifestError as error:
+            if split in (row["split"], "all"):
+                failures[row["case"] or "without a name"] = str(error)
+    if cases:
+        check_cases(cases, path)
+    _refuse_if_not_as_prepared(path, cases)
+    return [case for case in cases if split in (case.split, "all")], failures
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -198,6 +229,19 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     width = len(columns)
     rows = [dict(zip(columns, [*line, *[""] * width][:width], strict=True)) for line in values]
     return columns, rows
+
+
+def _source_columns(columns: Sequence[str], path: Path) -> list[str]:
+    """Return the columns of sources, if all that a manifest needs are there."""
+    sources = [column for column in columns if column.startswith("source_")]
+    missing = {"case", "split", "target"} - set(columns)
+    if missing or not sources:
+        lacking = ", ".join(sorted(missing) or ["source_<name>"])
+        raise ManifestError(
+            f"{path}: the column {lacking} is missing, found {', '.join(columns) or 'none'}; "
+            "expected case, patient, split, source_<name>, target, mask"
+        )
+    return sources
 
 
 def _refuse_if_not_as_prepared(path: Path, used: Sequence[Case]) -> None:
@@ -303,14 +347,18 @@ def check_cases(cases: Sequence[Case], where: Path) -> None:
             )
     owners: dict[tuple[Path, str], str] = {}
     for case in cases:
-        for file in (*case.sources.values(), case.target, case.mask):
-            if file is not None and not file.exists():
-                raise ManifestError(f"{where}: case {case.name}: {file} does not exist")
+        _refuse_missing_file(case, where)
         for name, file in case.images.items():
             image = (file.resolve(), case.series.get(name, ""))
             owner = owners.setdefault(image, case.name)
             if owner != case.name:
                 raise ManifestError(f"{where}: {file} is an image of {owner} and of {case.name}")
+
+
+def _refuse_missing_file(case: Case, where: Path) -> None:
+    for file in (*case.sources.values(), case.target, case.mask):
+        if file is not None and not file.exists():
+            raise ManifestError(f"{where}: case {case.name}: {file} does not exist")
 
 
 def _case_of_row(row: dict[str, str], sources: Sequence[str], path: Path) -> Case:

@@ -25,8 +25,8 @@ from medp2p.errors import ConfigError, ManifestError, MedP2PError, OutputError
 from medp2p.manifest import Case, read_manifest
 from medp2p.preparation.pipeline import Preparation, prepare
 from medp2p.preparation.planning import make_preparation_plan, plan_of_cases, read_strata
-from medp2p.preparation.workers import Workers
 from medp2p.store import PreparedData
+from medp2p.workers import Workers
 
 CASES = 4
 

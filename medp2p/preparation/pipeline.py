@@ -58,11 +58,11 @@ from medp2p.preparation.previous import (
     write_history,
 )
 from medp2p.preparation.set_checks import CaseRecord, SetFinding, check_set
-from medp2p.preparation.workers import Workers
 from medp2p.preprocessing import fit_landmarks, training_grid
 from medp2p.splits import split_patients
 from medp2p.store import CASES_FOLDER, INDEX_FILE, write_index
 from medp2p.versions import library_versions
+from medp2p.workers import Workers
 
 PAIRS_FOLDER = "pairs"
 REPORT_FILE = "preparation.json"

@@ -1,0 +1,377 @@
+"""Damage to predictions is found and named, and little else is said.
+
+The fast tests damage a stand-in for a prediction: the phantom's CT without noise, slightly
+smoothed, with each tissue and each place a little off. The slow one damages what a model made of
+unseen phantoms that `medp2p demo` trained. How often it works, and how often an undamaged
+prediction is blamed, is measured by ``benchmarks/findings.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import damage
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medp2p.evaluation.findings import EXPLAINS, find_faults, measure_faults
+from medp2p.phantom import case_seed, make_phantom
+from medp2p.results import Finding
+from medp2p.volume import reorient
+
+Array = NDArray[Any]
+
+HU = {"mae_hu": 0.0}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prediction and what belongs to it, in RAS order."""
+
+    prediction: Array
+    reference: Array
+    mask: Array
+    source: Array
+    spacing_mm: Array
+
+    def faults(self, prediction: Array, **changes: Any) -> tuple[Finding, ...]:
+        """Faults of a changed prediction."""
+        return find_faults(
+            prediction,
+            changes.get("reference", self.reference),
+            changes.get("mask", self.mask),
+            self.spacing_mm,
+            changes.get("values", HU),
+            {},
+            self.source,
+        )
+
+
+def stand_in(seed: int, shape: tuple[int, int, int] = (64, 70, 50)) -> Sample:
+    phantom = make_phantom("head", case_seed(77, seed), shape=shape)
+    rng = np.random.default_rng(seed)
+    reference = reorient(phantom.ct, "RAS").array.astype(np.float32)
+    mask = reorient(phantom.mask, "RAS").array > 0
+    clean = reorient(phantom.ct_noise_free, "RAS").array
+    uneven = ndimage.gaussian_filter(rng.normal(0, 1, shape), 6)
+    prediction = ndimage.gaussian_filter(clean, 0.35) * (1 + 0.04 * uneven / uneven.std())
+    prediction += np.where(clean > 700, rng.normal(0, 40), rng.normal(0, 4))
+    prediction = np.where(mask, prediction, -1024).astype(np.float32)
+    source = reorient(phantom.mr["t1"], "RAS").array
+    return Sample(prediction, reference, mask, source, reorient(phantom.ct, "RAS").spacing_mm)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    return stand_in(1)
+
+
+def kinds(findings: tuple[Finding, ...]) -> list[str]:
+    return [finding.kind for finding in findings]
+
+
+def named(findings: tuple[Finding, ...], kind: str) -> Finding:
+    assert kind in kinds(findings), [f.text for f in findings]
+    finding = next(f for f in findings if f.kind == kind)
+    assert finding.value >= finding.threshold
+    return finding
+
+
+def hole_in(sample: Sample, radius_mm: float = 20) -> tuple[Array, Array]:
+    centre = damage.skull_voxel(sample.prediction, sample.reference, sample.mask)
+    return centre, damage.with_hole(sample.prediction, centre, radius_mm, sample.spacing_mm)
+
+
+def is_near(sample: Sample, finding: Finding, centre: Array, mm: float = 20) -> bool:
+    assert finding.place is not None
+    apart = (np.array(finding.place) - centre) * sample.spacing_mm
+    return float(np.linalg.norm(apart)) <= mm
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_is_said_of_an_undamaged_prediction(seed):
+    sample = stand_in(seed)
+    assert sample.faults(sample.prediction) == ()
+
+
+@pytest.mark.parametrize(
+    ("voxels", "words"),
+    [
+        ((1, 0, 0), "(1.0 voxels) to the right"),
+        ((-1, 0, 0), "(1.0 voxels) to the left"),
+        ((0, -1, 0), "(1.0 voxels) to the back"),
+        ((0, 0, 2), "(2.0 voxels) to the head"),
+        ((0, 0.75, 0), "to the front"),
+    ],
+)
+def test_a_shift_is_named_with_its_direction(sample, voxels, words):
+    findings = sample.faults(damage.shifted(sample.prediction, voxels))
+    assert words in named(findings, "shifted").text
+    assert kinds(findings) == ["shifted"]
+
+
+def test_a_shift_is_told_in_millimetres_to_a_fifth_of_a_voxel(sample):
+    findings = sample.faults(damage.shifted(sample.prediction, (1, 2, 0)))
+    expected = np.linalg.norm([1, 2])
+    assert named(findings, "shifted").value == pytest.approx(expected, abs=0.2)
+    assert f"{sample.spacing_mm[0]:.1f} mm" in named(findings, "shifted").text
+
+
+@pytest.mark.parametrize("sigma", [1, 2, (1, 1, 0)])
+def test_blur_is_named(sample, sigma):
+    named(sample.faults(damage.blurred(sample.prediction, sigma)), "blurred")
+
+
+@pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
+def test_flicker_is_named_with_its_plane(sample, axis, plane):
+    flickering = damage.flickering(sample.prediction, sample.mask, 20, axis)
+    assert kinds(sample.faults(flickering)) == [f"flicker_{plane}"]
+
+
+@pytest.mark.parametrize(
+    ("hu", "low", "high", "kind", "words"),
+    [
+        (50, 250, np.inf, "biased_bone", "too high"),
+        (-100, 250, np.inf, "biased_bone", "too low"),
+        (50, -200, 250, "biased_soft", "too high"),
+        (-50, -200, 250, "biased_soft", "too low"),
+    ],
+)
+def test_a_biased_tissue_is_named(sample, hu, low, high, kind, words):
+    biased = damage.biased(sample.prediction, hu, low, high)
+    assert words in named(sample.faults(biased), kind).text
+
+
+def test_bone_of_the_reference_that_is_50_hu_too_high_is_named(sample):
+    biased = damage.biased_where(sample.prediction, sample.reference > 250, 50)
+    assert "bone" in named(sample.faults(biased), "biased_bone").text
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"), [(0, "left to right"), (1, "front to back"), (2, "head to foot")]
+)
+def test_a_mirrored_prediction_is_named_and_nothing_else(sample, axis, words):
+    findings = sample.faults(damage.mirrored(sample.prediction, axis))
+    assert kinds(findings) == ["mirrored"]
+    assert words in findings[0].text
+
+
+@pytest.mark.parametrize(("axis", "words"), [(0, "right"), (1, "front"), (2, "head")])
+@pytest.mark.parametrize("value", [-1024, 0])
+def test_a_cropped_side_is_named_with_its_extent(sample, axis, words, value):
+    cropped = damage.cropped_body(
+        sample.prediction, sample.mask, 15, sample.spacing_mm, axis, value=value
+    )
+    finding = named(sample.faults(cropped), "cropped")
+    assert f"cropped at the {words}" in finding.text
+    lost = max(1, round(15 / sample.spacing_mm[axis])) * sample.spacing_mm[axis]
+    assert finding.value == pytest.approx(lost)
+    assert finding.place is not None
+    assert finding.place[axis] < sample.mask.shape[axis]
+
+
+def test_cropping_does_not_hide_other_damage(sample):
+    cropped = damage.cropped(damage.shifted(sample.prediction, (1, 0, 0)), 12)
+    assert kinds(sample.faults(cropped)) == ["shifted", "cropped"]
+
+
+def test_a_hole_in_the_skull_is_named_and_pointed_at(sample):
+    centre, damaged = hole_in(sample)
+    finding = named(sample.faults(damaged), "missing_bone")
+    assert is_near(sample, finding, centre)
+    assert str(finding.place) in finding.text
+
+
+def test_bone_that_is_not_there_is_named(sample):
+    inside = np.argwhere(ndimage.distance_transform_edt((sample.reference < 150) & sample.mask) > 5)
+    centre = inside[len(inside) // 2]
+    added = damage.with_blob(sample.prediction, centre, 12, sample.spacing_mm, 900)
+    findings = sample.faults(np.where(sample.mask, added, sample.prediction))
+    assert is_near(sample, named(findings, "added_bone"), centre)
+
+
+def test_a_place_with_a_large_error_is_named(sample):
+    middle = np.array(ndimage.center_of_mass(sample.mask)).round().astype(int)
+    damaged = damage.with_blob(sample.prediction, middle, 22, sample.spacing_mm, -700)
+    assert is_near(sample, named(sample.faults(damaged), "local_error"), middle)
+
+
+@pytest.mark.parametrize(
+    ("kind", "do"),
+    [
+        ("constant", lambda s: np.full_like(s.prediction, 40)),
+        ("copy_of_reference", lambda s: s.reference),
+        ("copy_of_source", lambda s: s.source.astype(np.float32) * 1.7 - 300),
+        ("unrelated", lambda s: -s.prediction),
+        ("wrong_scale", lambda s: s.prediction / 2048),
+        ("wrong_scale", lambda s: np.rint((s.prediction.clip(-1024, 3071) + 1024) / 16)),
+        ("offset", lambda s: s.prediction + 1024),
+        ("cut_off", lambda s: damage.saturated(s.prediction, 400)),
+    ],
+)
+def test_other_faults_are_named_alone(sample, kind, do: Callable[[Sample], Array]):
+    assert kinds(sample.faults(do(sample))) == [kind]
+
+
+def test_a_part_filled_with_one_value_is_named(sample):
+    filled = sample.prediction.copy()
+    filled[:, :, 20:28][sample.mask[:, :, 20:28]] = 0
+    assert "filled" in kinds(sample.faults(filled))
+
+
+def test_what_a_fault_explains_is_in_its_text(sample):
+    findings = sample.faults(sample.prediction + 1024)
+    assert kinds(findings) == ["offset"]
+    assert "(may also be behind: " in findings[0].text
+    assert "biased soft" in findings[0].text
+
+
+def test_a_large_shift_is_named_alone(sample):
+    assert kinds(sample.faults(damage.shifted(sample.prediction, (4, 0, 0)))) == ["shifted"]
+
+
+def test_every_kind_is_known_and_explains_only_known_kinds(sample):
+    measured = measure_faults(
+        sample.prediction, sample.reference, sample.mask, sample.spacing_mm, HU, sample.source
+    )
+    assert {finding.kind for finding in measured} <= set(EXPLAINS)
+    for explained in EXPLAINS.values():
+        assert set(explained) <= set(EXPLAINS)
+
+
+def test_images_are_not_changed(sample):
+    before = [image.copy() for image in (sample.prediction, sample.reference, sample.mask)]
+    sample.faults(sample.prediction)
+    for image, kept in zip((sample.prediction, sample.reference, sample.mask), before, strict=True):
+        np.testing.assert_array_equal(image, kept)
+
+
+def test_faults_of_tissues_are_not_looked_for_without_hu(sample):
+    unit = (sample.reference + 1024) / 4095
+    prediction = (damage.biased(sample.prediction, 400) + 1024) / 4095
+    findings = sample.faults(prediction, reference=unit, values={"mae": 0.0})
+    assert not any("HU" in finding.text or "bone" in finding.kind for finding in findings)
+
+
+def test_shift_and_flicker_are_found_in_other_units(sample):
+    def unit(image: Array) -> Array:
+        return np.asarray((image + 1024) / 4095, np.float32)
+
+    other = {"reference": unit(sample.reference), "values": {"mae": 0.0}}
+    assert sample.faults(unit(sample.prediction), **other) == ()
+    shifted = unit(damage.shifted(sample.prediction, (1, 0, 0)))
+    assert kinds(sample.faults(shifted, **other)) == ["shifted"]
+    flickering = unit(damage.flickering(sample.prediction, sample.mask, 20))
+    assert kinds(sample.faults(flickering, **other)) == ["flicker_axial"]
+
+
+@pytest.mark.parametrize("mask", ["none", "whole", "tiny", "slab"])
+def test_any_mask_will_do(sample, mask):
+    masks: dict[str, Array | None] = {
+        "none": None,
+        "whole": np.ones_like(sample.mask),
+        "tiny": np.zeros_like(sample.mask),
+        "slab": sample.mask & (np.arange(sample.mask.shape[2]) == 30),
+    }
+    tiny = masks["tiny"]
+    assert tiny is not None
+    tiny[40:45, 40:45, 30:33] = True
+    findings = sample.faults(sample.prediction, mask=masks[mask])
+    assert len(findings) <= 1
+    shifted = sample.faults(damage.shifted(sample.prediction, (2, 0, 0)), mask=masks[mask])
+    if mask in ("none", "whole", "slab"):
+        assert "shifted" in kinds(shifted)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (1, 1, 1), (5, 4, 3), (1, 90, 7), (300, 2, 2)])
+def test_any_shape_will_do(shape):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(0, 300, shape)
+    for prediction in (reference + rng.normal(0, 30, shape), np.zeros(shape), reference):
+        for values in (HU, {}):
+            find_faults(prediction, reference, None, (1, 1, 3), values, {})
+
+
+def test_values_outside_the_mask_do_not_count(sample):
+    spoiled = np.where(sample.mask, sample.prediction, np.nan)
+    assert sample.faults(spoiled) == ()
+
+
+def test_constant_reference():
+    flat = np.zeros((20, 20, 20))
+    assert "constant" not in kinds(find_faults(flat + 1, flat + 2, None, (1, 1, 1), {}, {}))[1:]
+
+
+def test_a_second_on_one_core_is_enough():
+    shape = (128, 128, 128)
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    radius = np.sqrt(np.square(grid).sum(axis=0))
+    rng = np.random.default_rng(0)
+    reference = np.select([radius > 0.95, radius > 0.8], [-1000.0, 1000.0], 40.0)
+    reference = (ndimage.gaussian_filter(reference, 0.7) + rng.normal(0, 14, shape)).astype("f4")
+    prediction = reference + rng.normal(0, 20, shape).astype("f4")
+    start = time.process_time()
+    find_faults(prediction, reference, radius < 0.97, (1, 1, 1), HU, {})
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.real_data
+def test_real_scans_with_plausible_errors_are_not_blamed():
+    folder = os.environ.get("MEDP2P_REAL_DATA")
+    if not folder:
+        pytest.skip("MEDP2P_REAL_DATA is not set")
+    from medp2p.io import read_volume
+
+    ct, mask = (
+        reorient(read_volume(Path(folder) / "pork_t2_ct" / f"{name}.nii.gz"), "RAS")
+        for name in ("ct", "mask")
+    )
+    reference, inside = ct.array.astype(np.float32), mask.array > 0
+    rng = np.random.default_rng(0)
+    uneven = ndimage.gaussian_filter(rng.normal(0, 1, ct.shape), 6)
+    prediction = ndimage.gaussian_filter(reference, 0.4) + 15 * uneven / uneven.std()
+    arguments = (reference, inside, ct.spacing_mm, HU, {})
+    assert find_faults(prediction, *arguments) == ()
+    assert kinds(find_faults(np.roll(prediction, 1, axis=0), *arguments)) == ["shifted"]
+
+
+@pytest.mark.slow
+def test_damage_to_a_demo_model_s_prediction_is_named(tmp_path):
+    from medp2p.checkpoint import load_model
+    from medp2p.inference import make_translator
+
+    demo = tmp_path / "demo"
+    subprocess.run([sys.executable, "-m", "medp2p.cli", "demo", str(demo)], check=True)
+    translate = make_translator(load_model(demo / "model" / "model.safetensors"), device="cpu")
+    for number in range(3):
+        phantom = make_phantom("head", case_seed(9000, 200 + number), shape=(128, 128, 40))
+        volumes = (translate(phantom.mr["t1"]), phantom.ct, phantom.mask, phantom.mr["t1"])
+        prediction, reference, mask, source = (reorient(v, "RAS").array for v in volumes)
+        spacing = reorient(phantom.ct, "RAS").spacing_mm
+        case = Sample(prediction, reference, mask > 0, source, spacing)
+        assert not {"shifted", "blurred", "mirrored", "cropped"} & set(
+            kinds(case.faults(prediction))
+        )
+        centre, with_hole = hole_in(case)
+        for damaged, kind, words in (
+            (damage.shifted(prediction, (1, 0, 0)), "shifted", "to the right"),
+            (damage.blurred(prediction, 1), "blurred", ""),
+            (damage.flickering(prediction, mask, 20), "flicker_axial", "axial"),
+            (damage.biased(prediction, 50), "biased_bone", "too high"),
+            (damage.mirrored(prediction), "mirrored", "left to right"),
+            (damage.cropped_body(prediction, mask, 15, spacing), "cropped", "at the head"),
+            (with_hole, "missing_bone", ""),
+        ):
+            finding = named(case.faults(damaged), kind)
+            assert words in finding.text
+            if kind == "missing_bone":
+                assert is_near(case, finding, centre)
