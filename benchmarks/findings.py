@@ -3,8 +3,8 @@
     python benchmarks/findings.py MODEL [--cases 100] [--damaged 40] [--jobs 2] [--keep FOLDER]
 
 MODEL is what ``medp2p demo`` trains (``demo/model/model.safetensors``). It translates phantom heads
-that no training has seen. The thresholds were chosen with phantoms 0 to 39 of the series
-(``--first 0 --cases 40``), so the default begins with number 40. Every detector's false alarms
+that no training has seen. The thresholds were chosen with phantoms 0 to 29 of the series
+(``--first 0 --cases 30``), so the default begins with number 40. Every detector's false alarms
 are counted over all of them, without damage; then the first ones are damaged, by several
 strengths, and it is counted how often the damage is named, with the right place or axis.
 Intervals are the exact binomial ones of 95 %.

@@ -1,6 +1,5 @@
 """The Typer application, its logging, and how errors become one line and an exit code."""
 
-import logging
 import os
 import signal
 import sys
@@ -45,6 +44,8 @@ def _settings_of_all_commands(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done.")] = False,
 ) -> None:
+    import logging
+
     os.environ["MEDP2P_DEBUG"] = "1" if debug else ""
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,

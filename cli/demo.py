@@ -1,6 +1,5 @@
 """``medp2p demo``: the whole job on phantoms."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +56,8 @@ def demo(
 
 
 def _judge(scans: Path, predictions: Path) -> str:
+    import json
+
     from medp2p.evaluation import comparison_table, evaluate_folders
     from medp2p.metrics import PROFILES
 

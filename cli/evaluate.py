@@ -1,6 +1,5 @@
 """``medp2p evaluate``: how far predictions are from their references."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -268,6 +267,8 @@ def evaluate(
 
 
 def _say(outcome: "Evaluation", *, as_json: bool) -> None:
+    import json
+
     from medp2p import evaluation
 
     if as_json:

@@ -1,6 +1,5 @@
 """``medp2p info``: what a model file is."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +16,8 @@ def info(
 
     Method, training data, settings, metrics and hash.
     """
+    import json
+
     from medp2p.checkpoint import card_values, read_card
     from medp2p.config import config_yaml
 

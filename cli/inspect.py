@@ -1,6 +1,5 @@
 """``medp2p inspect``: what a folder or file holds, and what keeps it from being read."""
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -48,6 +47,8 @@ def inspect(
     DICOM studies and series, image files, and what keeps each from being read. Reads headers
     only.
     """
+    import json
+
     from medp2p import inspection
 
     files = inspection.find_files(path)

@@ -1,6 +1,5 @@
 """``medp2p phantom``: digital subjects, as folders of paired MR and CT volumes."""
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -68,6 +67,8 @@ def phantom(
     every time. With --dicom each is a patient: patient_001/mr and patient_001/ct hold the series
     of two studies; --size is then one number, the pixels of the MR across the body.
     """
+    import json
+
     shape = _three(size, int, "--size")
     spacing_mm = None if spacing is None else _three(spacing, float, "--spacing")
     contrasts: Any = contrast.split(",")
@@ -135,6 +136,8 @@ class Export:
 
 def _write_patients(export: Export, patients: int, jobs: int, as_json: bool) -> None:
     """Write all patients, several at a time."""
+    import json
+
     numbers = range(1, patients + 1)
     folders = [export.output / f"patient_{number:03d}" for number in numbers]
     options.refuse_outputs_early(folders, export.overwrite)
@@ -176,6 +179,8 @@ def write_phantom(subject: "Phantom", folder: Path, *, overwrite: bool = False) 
     Raises:
         OutputError: If the folder exists and ``overwrite`` is false, or cannot be written.
     """
+    import json
+
     from medp2p.files import atomic_folder, write_text
     from medp2p.io import write_volume
 

@@ -1,6 +1,5 @@
 """``medp2p prepare``: scans into a prepared folder that training reads."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -68,6 +67,8 @@ def prepare(
     the same command again. It does only what changed, also after a crash. Exit code 3: some pairs
     could not be read or registered.
     """
+    import json
+
     from medp2p.preparation.pairing import plan_rows, plan_table
     from medp2p.preparation.pipeline import needed_bytes
     from medp2p.preparation.pipeline import prepare as prepare_plan

@@ -1,6 +1,5 @@
 """``medp2p train``: a prepared folder into a model."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +42,8 @@ def train(
     log.csv, samples/ and tensorboard/; at the end test/ and report.html, how the model does on
     the test split.
     """
+    import logging
+
     if resume and print_config:
         raise typer.BadParameter("the settings of a run are in its config.yaml")
     settings = (

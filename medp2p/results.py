@@ -256,6 +256,18 @@ class Evaluation:
         """The definition behind all values."""
         return self.results[0].profile
 
+    @property
+    def common_cases(self) -> tuple[str, ...]:
+        """Names of the cases that every method has."""
+        cases = [{result.case for result in self.of_method(m)} for m in self.methods]
+        shared = set.intersection(*cases) if cases else set()
+        return tuple(dict.fromkeys(r.case for r in self.results if r.case in shared))
+
+    @property
+    def cases_differ(self) -> bool:
+        """Whether some method lacks a case of another: then means are over different cases."""
+        return len(self.common_cases) < len({result.case for result in self.results})
+
     def of_method(self, method: str) -> tuple[CaseResult, ...]:
         """Return the cases of one method."""
         return tuple(result for result in self.results if result.method == method)
@@ -451,3 +463,9 @@ def _damage(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))} ({first['msg'].lower()})"
     return str(error)[:60]
+
+
+def mask_words(mask: str) -> str:
+    """Return what a result says of its mask, with names of files instead of their paths."""
+    parts = [part.rpartition(" of ") for part in mask.split(" within ")]
+    return " within ".join(f"{what}{of}{Path(path).name}" for what, of, path in parts)

@@ -54,6 +54,8 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
         read_gate("bone_dise>0.8", NAMES, PROFILE)
     with pytest.raises(ConfigError, match=r"no metric 'mea'.*mae_hu"):
         read_gate("mea<80", NAMES, PROFILE)
+    with pytest.raises(ConfigError, match="'dice_label_3' needs --label-classes"):
+        read_gate("dice_label_3>0.5", metric_values(PROFILE, list(TISSUES_HU)), PROFILE)
 
 
 @pytest.mark.parametrize("text", ["mae", "mae<", "<80", "mae=80", "mae<80<90", "mae<nan", "mae<x"])

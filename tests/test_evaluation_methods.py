@@ -66,6 +66,22 @@ def named(methods: dict[str, Path]) -> list[str]:
     return [f"{name}={path}" for name, path in methods.items()]
 
 
+def test_means_over_different_cases_are_said_to_be(
+    references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = write_predictions(tmp_path / "few", range(1, 3), dict.fromkeys(NUMBERS, 10))
+    all_ = write_predictions(tmp_path / "all", NUMBERS, dict.fromkeys(NUMBERS, 20))
+    assert run("evaluate", f"few={few}", f"all={all_}", references) == 3
+    out = capsys.readouterr().out
+    assert "The methods have different cases: their means are not comparable" in out
+    assert "or both, have: 2 of all" in out
+    assert "over 2 to 3 cases" in out
+    assert run("evaluate", f"one={all_}", f"two={all_}", references) == 0
+    out = capsys.readouterr().out
+    assert "different cases" not in out
+    assert "over 3 cases" in out
+
+
 def test_methods_are_compared(references: Path, methods: dict[str, Path]) -> None:
     outcome = evaluate_methods(pair_methods(methods, references), PROFILE)
     assert outcome.methods == ("unet", "gan")
@@ -404,6 +420,10 @@ def test_a_region_is_compared_within_the_mask(
     assert run(*command, "--region-name", "5") == 3
     data = json.loads(capsys.readouterr().out)
     assert data["cases"][0]["values"]["voxels"] == 64
+    assert data["cases"][0]["mask"].startswith(f"region 5 of {tmp_path}/regions/p1.nii.gz within ")
+    command.remove("--json")
+    assert run(*command, "--region-name", "5") == 3
+    assert "mask: region 5 of p1.nii.gz within mask.nii.gz" in capsys.readouterr().out
 
 
 def test_alignment_undoes_a_shift_and_says_so() -> None:

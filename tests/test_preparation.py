@@ -549,10 +549,13 @@ def test_a_model_is_judged_like_its_predictions(trained_run, prepared_folder, ca
     assert run(capsys, "translate", manifest, tmp_path / "out", "-m", model)[0] == 0
     code, out, err = run(capsys, "evaluate", tmp_path / "out", manifest, "--json")
     assert code == 0, err
-    files = json.loads(out)["cases"]
+    [from_files] = json.loads(out)["cases"]
     code, out, err = run(capsys, "evaluate", model, manifest, "--json", "--device", "cpu")
     assert code == 0, err
-    assert json.loads(out)["cases"] == files
+    [from_model] = json.loads(out)["cases"]
+    assert from_files.pop("files")["prediction"] == str(tmp_path / "out" / "case_3.nii.gz")
+    assert from_model.pop("files")["prediction"] is None
+    assert from_model == from_files
     code, _, err = run(capsys, "evaluate", model, tmp_path)
     assert code == 2
     assert "cases of a manifest" in err

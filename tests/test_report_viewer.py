@@ -391,8 +391,10 @@ def test_letters_stand_where_the_patient_says(show, stored) -> None:
         ("sagittal", {"A", "S"}, 4),
     ):
         page.keyboard.press(plane[0])
+        settle(page)
         room.locator(".sliders input:visible").fill(str(voxel))
         room.locator(".viewer-panels").focus()
+        settle(page)
         bright = colours(room, "prediction", plane)[..., 0] > 128
         row, column = np.argwhere(bright).mean(axis=0) / bright.shape
         stage = room.locator(f'figure[data-kind="prediction"] .stage[data-plane="{plane}"]')

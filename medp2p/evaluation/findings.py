@@ -79,8 +79,12 @@ class Case:
     @cached_property
     def span(self) -> float:
         """Range of the reference inside, without the outermost percent on both ends."""
-        low, high = np.percentile(self.true[:: _stride(self.true.size)], (1, 99))
-        return float(high - low) or 1.0
+        return _range(self.true) or 1.0
+
+    @cached_property
+    def predicted_span(self) -> float:
+        """The same of the prediction."""
+        return _range(self.predicted)
 
     @cached_property
     def away_from_cavities(self) -> Mask:
@@ -350,14 +354,14 @@ def _shows_nothing(case: Case, inside: Mask, axis: int, number: int) -> bool:
         return True
     plane = _slab(axis, number)
     low, high = np.percentile(case.prediction[plane][here], (1, 99))
-    if high - low > FLAT_SHARE * case.span:
+    if high - low > FLAT_SHARE * min(case.span, case.predicted_span):
         return False
     true = case.reference[plane][here]
     return bool(np.abs(true - (low + high) / 2).mean() > 3 * FLAT_SHARE * case.span)
 
 
 SHIFTED_VOXELS = 0.5
-"""Length of a displacement in voxels."""
+"""Displacement in voxels along the axis where it is largest."""
 SHIFTED_GAIN = 0.04
 """Share of the squared error that moving the prediction back must take away."""
 CLIPPED_SHARE = 0.25
@@ -378,7 +382,7 @@ def _without_shift(case: Case) -> tuple[Case, list[Finding]]:
     offset = np.array(best) + np.array(parts)
     gain = 1 - misfit(best) / misfit((0, 0, 0)) if misfit((0, 0, 0)) else 0.0
     resembles = misfit.correlation(best) >= UNRELATED_CORRELATION
-    voxels = float(np.linalg.norm(offset))
+    voxels = float(np.abs(offset).max())
     value = voxels if resembles and (gain >= SHIFTED_GAIN or not any(best)) else 0.0
     text = (
         f"the prediction is displaced by {_directions(offset * case.spacing_mm, offset)}; check "
@@ -573,7 +577,7 @@ def flat_value(case: Case) -> list[Finding]:
 
 BIAS_HU: Mapping[str, float] = {"air": 280.0, "soft": 25.0, "bone": 250.0}
 """Median error over a tissue of the reference, from which on the tissue is biased."""
-STEP_HU: Mapping[str, float] = {"air": 80.0, "bone": 32.0}
+STEP_HU: Mapping[str, float] = {"air": 110.0, "bone": 32.0}
 """Step of the error at the value where a tissue begins."""
 STEP_WINDOW_HU = 120.0
 """The step is the gap between straight lines through the errors on both sides, as wide as this."""
@@ -628,13 +632,13 @@ def _step_finding(case: Case, error: Image, tissue: str) -> Finding:
 
 
 def _sudden_step(values: Image, error: Image, border: float) -> float:
-    """The step at the border, or 0 if one beside it is as large.
+    """The step at the border, or 0 if one beside it is as large, or cannot be measured.
 
     Then the error is no straight line anywhere, and nothing is special about the border.
     """
-    step = _step(values, error, border)
-    beside = [_step(values, error, border + o * STEP_WINDOW_HU) for o in (-2, 2)]
-    return step if abs(step) > max(map(abs, beside)) else 0.0
+    below, step, above = (_step(values, error, border + o * STEP_WINDOW_HU) for o in (-2, 0, 2))
+    stands_out = abs(step) > abs(below) and abs(step) > abs(above)
+    return step if stands_out else 0.0
 
 
 def _bias_text(tissue: str, hu: float, what: str) -> str:
@@ -646,12 +650,19 @@ def _bias_text(tissue: str, hu: float, what: str) -> str:
 
 
 def _step(values: Image, error: Image, border: float) -> float:
-    """Gap at the border between lines through the errors below and above; 0 if few voxels are."""
+    """Gap at the border between lines through the errors below and above; NaN of few voxels.
+
+    If values next to the border are missing, because a class was moved away from it, the line
+    begins with the first ones that are there.
+    """
     ends = []
-    for low, high in ((border - STEP_WINDOW_HU, border), (border, border + STEP_WINDOW_HU)):
-        here = (values >= low) & (values < high)
-        if np.count_nonzero(here) < STEP_VOXELS:
-            return 0.0
+    for side in (-1, 1):
+        away = side * (values - border)
+        near = away[(away >= 0) & (away < 3 * STEP_WINDOW_HU)]
+        first = float(np.quantile(near, 0.002)) if near.size else 0.0
+        here = (away >= first) & (away < first + STEP_WINDOW_HU)
+        if first > STEP_WINDOW_HU or np.count_nonzero(here) < STEP_VOXELS:
+            return math.nan
         ends.append(_line_at(border, values[here], error[here]))
     return ends[1] - ends[0]
 
@@ -727,11 +738,12 @@ def blurred(case: Case) -> list[Finding]:
 
 
 def _lost_detail(curves: Mapping[str, Curve]) -> str:
-    """Say from which size on detail has less than half the reference's power."""
+    """Say from which size on all finer detail has less than half the reference's power."""
     curve = curves.get("power_ratio_by_frequency_per_mm")
     if curve is None:
         return ""
-    lost = [x for x, y in zip(curve.x, curve.y, strict=True) if x > 0 and y < 0.5]
+    kept = [x for x, y in zip(curve.x, curve.y, strict=True) if y >= 0.5]
+    lost = [x for x in curve.x if x > max(kept, default=0.0)]
     return f"; detail finer than {1 / (2 * lost[0]):.1f} mm has lost half its power" if lost else ""
 
 
@@ -758,8 +770,9 @@ def _edge_width(image: Image, inside: Mask, axes: Sequence[int]) -> float:
     return float(np.median((high - low) / slope[steep]))
 
 
-BEFORE_CROPPING: tuple[Detector, ...] = (constant, copied, mirrored, unrelated, wrong_units)
+BEFORE_CROPPING: tuple[Detector, ...] = (constant, copied, mirrored, unrelated)
 DETECTORS: tuple[Detector, ...] = (
+    wrong_units,
     bone_holes,
     flat_value,
     biased_tissues,
@@ -779,7 +792,7 @@ EXPLAINS: Mapping[str, tuple[str, ...]] = {
     "copy_of_reference": (),
     "copy_of_source": ("mirrored", "unrelated", *_REST),
     "mirrored": ("unrelated", *_REST),
-    "shifted": ("unrelated", *_PLACES, *_TISSUES, "blurred"),
+    "shifted": ("unrelated", *_PLACES, *_TISSUES),
     "unrelated": _REST,
     "cut_off": ("wrong_scale", "offset", *_PLACES, *_TISSUES),
     "wrong_scale": ("offset", "filled", "cropped", *_PLACES, *_TISSUES),
@@ -808,12 +821,12 @@ def _without_consequences(found: Sequence[Finding]) -> tuple[Finding, ...]:
         strongest.setdefault(_group(finding), finding)
     explained: dict[str, list[str]] = {}
     kept: list[Finding] = []
-    for name, finding in strongest.items():
+    for finding in strongest.values():
         cause = next((f for f in kept if finding.kind in EXPLAINS[f.kind]), None)
         if cause is None:
             kept.append(finding)
         else:
-            explained.setdefault(_group(cause), []).append(name.replace("_", " "))
+            explained.setdefault(_group(cause), []).append(finding.kind.replace("_", " "))
     return tuple(
         replace(f, text=f"{f.text} (may also be behind: {', '.join(explained[_group(f)])})")
         if _group(f) in explained
@@ -870,6 +883,11 @@ def _grown(region: Mask, mm: float, spacing_mm: Vector) -> Mask:
     for axis, spacing in enumerate(spacing_mm):
         grown = ndimage.maximum_filter1d(grown, 2 * max(1, round(mm / spacing)) + 1, axis)
     return grown.view(np.bool_)
+
+
+def _range(values: Array) -> float:
+    low, high = np.percentile(values[:: _stride(values.size)], (1, 99))
+    return float(high - low)
 
 
 def _stride(size: int) -> int:

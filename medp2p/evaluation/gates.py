@@ -72,6 +72,10 @@ def _full_name(name: str, names: Sequence[str], profile: Profile) -> str:
     if fitting:
         raise ConfigError(f"--require: {name!r} may mean {', '.join(fitting)}; name one of them")
     short = {"_".join(_words(known, profile)): known for known in reversed(names)}
+    if "label" in name.lower() and not any("_label_" in known for known in names):
+        raise ConfigError(
+            f"--require: {name!r} needs --label-classes, which names the labels beforehand"
+        )
     near = get_close_matches("_".join(wanted), short, n=_NEAR, cutoff=0.5)
     listed = [short[key] for key in near] or list(names[:_NEAR])
     raise ConfigError(

@@ -158,7 +158,7 @@ def evaluate_pair(
         case,
         {key: float(value) for key, value in (measures.values | moved).items()},
         profile,
-        _name_of_mask(mask, extras.region),
+        _name_of_mask(mask, extras.region, options.region),
         tuple(notes),
         labels=labels,
         curves=measures.curves,
@@ -485,8 +485,12 @@ def _error_notes(predicted: Array, inside: Mask | None, mean_absolute_error: flo
     return notes
 
 
-def _name_of_mask(mask: Volume | None, region: Volume | None) -> str:
-    names = [volume.name for volume in (region, mask) if volume is not None]
+def _name_of_mask(mask: Volume | None, region: Volume | None, region_name: str | None) -> str:
+    names = []
+    if region is not None:
+        names.append(f"region {region_name} of {region.name}" if region_name else region.name)
+    if mask is not None:
+        names.append(mask.name)
     return " within ".join(names) or WHOLE_VOLUME
 
 

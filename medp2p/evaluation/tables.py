@@ -12,7 +12,15 @@ from medp2p.errors import ConfigError
 from medp2p.evaluation.statistics import summarize
 from medp2p.files import atomic_file, write_text
 from medp2p.metrics import TISSUES_HU, Profile
-from medp2p.results import CaseResult, Evaluation, Requirement, Summary, csv_text, table_rows
+from medp2p.results import (
+    CaseResult,
+    Evaluation,
+    Requirement,
+    Summary,
+    csv_text,
+    mask_words,
+    table_rows,
+)
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -31,6 +39,11 @@ def result_table(evaluation: Evaluation) -> str:
     several = len(evaluation.methods) > 1
     parts = [_methods_table(evaluation)] if several else [_cases_table(evaluation)]
     parts.append(_definition(results, _tissues(evaluation)))
+    if evaluation.cases_differ:
+        parts.append(
+            "The methods have different cases: their means are not comparable. Ranking and tests "
+            f"take the cases that all, or both, have: {len(evaluation.common_cases)} of all."
+        )
     if several:
         parts += _ranking_tables(evaluation)
     notes = [f"note: {_case_name(result)}: {note}" for result in results for note in result.notes]
@@ -229,13 +242,15 @@ def _words(name: str) -> str:
 def _definition(results: Sequence[CaseResult], tissues: Mapping[str, tuple[float, float]]) -> str:
     """Say in one line how the numbers of a table are defined."""
     profile = results[0].profile
-    masks = sorted({Path(result.mask).name for result in results})
+    masks = sorted({mask_words(result.mask) for result in results})
     classes = ""
     if profile.units == "HU":
         listed = ", ".join(f"{_words(name)} {_limits(*limits)}" for name, limits in tissues.items())
         classes = f"; tissues by the reference in HU: {listed}"
-    cases = len({result.case for result in results})
-    over = f"; mean ± sd (n - 1) over {cases} cases" if cases > 1 else ""
+    methods = {result.method for result in results}
+    counts = sorted({sum(result.method == method for result in results) for method in methods})
+    shown = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    over = f"; mean ± sd (n - 1) over {shown} cases" if counts[-1] > 1 else ""
     return f"{profile.description}; mask: {_shortened(masks)}{classes}{over}"
 
 

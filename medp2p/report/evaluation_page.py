@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from medp2p.errors import MedP2PError
@@ -23,7 +22,7 @@ from medp2p.report.metric_words import BEST_TEXTS, MetricWords, metric_words, ra
 from medp2p.report.page import render
 from medp2p.report.viewer import CaseBlock, Place, ViewerCase, case_block
 from medp2p.report.worst_slices import WorstSlice, worst_slices
-from medp2p.results import CaseResult, Comparison, Evaluation, Finding, Summary
+from medp2p.results import CaseResult, Comparison, Evaluation, Finding, Summary, mask_words
 
 TITLE = "Evaluation of synthetic images"
 
@@ -145,7 +144,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
     """Return what was compared, line by line."""
     profile = evaluation.profile
     low, high = profile.value_range
-    masks = list(dict.fromkeys(_shown_mask(result.mask) for result in evaluation.results))
+    masks = list(dict.fromkeys(mask_words(result.mask) for result in evaluation.results))
     counts = {len(evaluation.of_method(method)) for method in evaluation.methods}
     cases = f"{len({result.case for result in evaluation.results})}"
     if len(evaluation.methods) > 1:
@@ -357,10 +356,6 @@ def _whose(result: CaseResult, evaluation: Evaluation) -> str:
 
 def _value_names(evaluation: Evaluation) -> Iterable[str]:
     return (name for result in evaluation.results for name in result.values)
-
-
-def _shown_mask(mask: str) -> str:
-    return Path(mask).name if ("/" in mask or "\\" in mask) else mask
 
 
 def _listed(names: Sequence[str], limit: int = 4) -> str:

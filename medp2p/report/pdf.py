@@ -181,6 +181,11 @@ def _write_comparisons(text: _TextPages, evaluation: Evaluation) -> None:
     if not shown:
         return
     text.heading("Methods compared")
+    if evaluation.cases_differ:
+        text.paragraph(
+            "The methods have different cases: their means are not comparable. What follows takes "
+            f"the cases that all, or both, have ({len(evaluation.common_cases)} by all)."
+        )
     if evaluation.ranking:
         text.table(
             [("method", "left"), ("score", "right"), ("mean rank", "right")],
