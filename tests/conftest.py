@@ -170,3 +170,13 @@ def trained_run(prepared_folder, tiny_config, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
     train(prepared_folder, folder, tiny_config, device="cpu")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of `medp2p demo`, run as a newcomer runs it, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    command = [sys.executable, "-m", "medp2p.cli", "demo", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout

@@ -9,8 +9,6 @@ prediction is blamed, is measured by ``benchmarks/findings.py``.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -354,14 +352,13 @@ def test_real_scans_with_plausible_errors_are_not_blamed():
 
 
 @pytest.mark.slow
-def test_damage_to_a_demo_model_s_prediction_is_named(tmp_path):
+def test_damage_to_a_demo_model_s_prediction_is_named(demo):
     """Of three unseen phantoms; 50 HU in bone is near its threshold, so two of three will do."""
     from medp2p.checkpoint import load_model
     from medp2p.inference import make_translator
 
-    demo = tmp_path / "demo"
-    subprocess.run([sys.executable, "-m", "medp2p.cli", "demo", str(demo)], check=True)
-    translate = make_translator(load_model(demo / "model" / "model.safetensors"), device="cpu")
+    folder, _ = demo
+    translate = make_translator(load_model(folder / "model" / "model.safetensors"), device="cpu")
     times: Counter[str] = Counter()
     for number in range(3):
         phantom = make_phantom("head", case_seed(9000, 200 + number), shape=(128, 128, 40))
