@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import in_browser
 from PIL import Image
 
 from medp2p.config import AuditSettings
@@ -24,10 +23,6 @@ from medp2p.preparation.audit_files import (
     write_audit_files,
 )
 from medp2p.preparation.set_checks import SetFinding
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 def picture(folder: Path, grey: int) -> Path:
@@ -139,33 +134,6 @@ def test_a_missing_picture_is_refused(tmp_path):
 def test_an_empty_set_has_a_page(tmp_path):
     write_audit_files(tmp_path, [], [], [], AuditSettings(), {})
     assert "Audit of a training set" in (tmp_path / AUDIT_PAGE).read_text()
-
-
-def in_browser(folder: Path, page: str, script: str) -> str:
-    """Show the page, run a script on it, and return the document's text afterwards."""
-    if BROWSER is None:
-        pytest.skip("needs Chromium (apt-get install chromium)")
-    file = folder / "shown.html"
-    file.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            BROWSER,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=3000",
-            f"--user-data-dir={folder / 'profile'}",
-            "--dump-dom",
-            file.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    if "<html" not in done.stdout:
-        pytest.skip(f"Chromium does not start here: {done.stderr.strip()[-200:]}")
-    return done.stdout
 
 
 PRESS = """

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from browser import in_browser
 from conftest import refused, run
 
 from medp2p.errors import ImageReadError
@@ -44,10 +43,6 @@ from medp2p.results import (
     Requirement,
     Summary,
     write_results,
-)
-
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 
 NAN = math.nan
@@ -606,33 +601,6 @@ def test_the_command_refuses_what_is_no_result(tmp_path, capsys):
     code, _, err = run(capsys, "report", tmp_path, tmp_path / "out.txt")
     assert code == 2
     assert ".html" in err
-
-
-def in_browser(folder: Path, page: str, script: str) -> str:
-    """Show the page, run a script on it, and return the document's text afterwards."""
-    if BROWSER is None:
-        pytest.skip("needs Chromium (apt-get install chromium)")
-    file = folder / "shown.html"
-    file.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            BROWSER,
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--virtual-time-budget=3000",
-            f"--user-data-dir={folder / 'profile'}",
-            "--dump-dom",
-            file.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    if "<html" not in done.stdout:
-        pytest.skip(f"Chromium does not start here: {done.stderr.strip()[-200:]}")
-    return done.stdout
 
 
 @pytest.mark.external

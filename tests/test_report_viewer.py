@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from browser import BROWSER
 from conftest import oblique_affine
 from scipy import ndimage
 
@@ -29,9 +29,6 @@ from medp2p.report.viewer import (
 )
 from medp2p.volume import Volume, reorient
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 AFFINE = np.array([[1.2, 0, 0, -10.0], [0, 0.9, 0, -30.0], [0, 0, 3.0, 5.0], [0, 0, 0, 1]])
 SHAPE = (20, 25, 14)
 PAGE = """{% extends "base.html" %}
