@@ -501,6 +501,7 @@ def test_dragging_changes_contrast_of_that_image(show) -> None:
     assert float(numbers.nth(4).input_value()) == pytest.approx(200 * np.exp(0.4), abs=0.1)
     assert slice_of(room, "axial") == SHAPE[2] // 2
     canvas_of(room, "reference", "axial").dblclick()
+    settle(page)
     assert float(numbers.nth(0).input_value()) == 40
     numbers.nth(1).fill("1000")
     numbers.nth(1).press("Enter")
