@@ -444,7 +444,7 @@ def _smallest_jacobian(bend: sitk.Transform, image: sitk.Image) -> float:
         image.GetSpacing(),
         image.GetDirection(),
     )
-    return float(sitk.GetArrayViewFromImage(sitk.DisplacementFieldJacobianDeterminant(field)).min())
+    return float(sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field)).min())
 
 
 def _measured(closer: Scene, alignment: Alignment, starts: Starts) -> Registration:
