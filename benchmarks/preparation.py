@@ -24,7 +24,7 @@ import numpy as np
 import typer
 from scipy.spatial.transform import Rotation
 
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LOOKS = 1.0
 TURN_DEGREES = 8.0
 SHIFT_MM = 20.0
 

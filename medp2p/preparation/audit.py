@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from medp2p.alignment import Alignment
 from medp2p.config import EIGHT_BIT, AuditSettings, ImageSettings
@@ -324,10 +325,11 @@ def _surface_values(view: CommonView) -> Values:
     near = [edge & inner for edge in edges]
     if not all(edge.any() for edge in near):
         return {"body_dice": dice, "surface_mm": None, "surface_p95_mm": None}
+    spacing = view.grid.spacing_mm
     distances = np.concatenate(
         [
-            ndimage.distance_transform_edt(~edges[1], sampling=view.grid.spacing_mm)[near[0]],
-            ndimage.distance_transform_edt(~edges[0], sampling=view.grid.spacing_mm)[near[1]],
+            KDTree(np.argwhere(edges[1 - n]) * spacing).query(np.argwhere(near[n]) * spacing)[0]
+            for n in (0, 1)
         ]
     )
     return {

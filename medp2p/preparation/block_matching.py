@@ -11,8 +11,10 @@ histological sections", Image and Vision Computing 2001); here it only measures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,16 @@ class CommonView:
     source_body: Mask
     target_body: Mask
     shown: Mask
+
+    @cached_property
+    def source_levels(self) -> Levels:
+        """The source's `grey_levels` in its body."""
+        return grey_levels(self.source, self.source_body)
+
+    @cached_property
+    def target_levels(self) -> Levels:
+        """The target's `grey_levels` in its body."""
+        return grey_levels(self.target, self.target_body)
 
     @property
     def body_size_mm(self) -> float:
@@ -203,8 +215,7 @@ def mutual_information(view: CommonView) -> tuple[float, float]:
     body an image has one level.
     """
     where = (view.source_body | view.target_body) & view.shown
-    source = grey_levels(view.source, view.source_body)[where]
-    target = grey_levels(view.target, view.target_body)[where]
+    source, target = view.source_levels[where], view.target_levels[where]
     if source.size == 0:
         return 0.0, 0.0
     count = np.bincount(source * BINS + target, minlength=BINS * BINS)
@@ -241,17 +252,16 @@ def _reach(view: CommonView) -> NDArray[np.intp]:
 
 def _parts(view: CommonView) -> Iterator[_Part]:
     """Find the best shift of every part of the body that has one."""
-    source = np.ascontiguousarray(grey_levels(view.source, view.source_body))
-    target = np.ascontiguousarray(grey_levels(view.target, view.target_body))
     reach = _reach(view)
     axes = [np.arange(-r, r + 1) for r in reach]
     shifts = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    strides = np.array([source.shape[1] * source.shape[2], source.shape[2], 1])
+    source, target = view.source_levels.ravel(), view.target_levels.ravel()
+    strides = np.array([math.prod(view.grid.shape[1:]), view.grid.shape[2], 1])
     rng = np.random.default_rng(0)
     for index in _groups(view, reach):
         if len(index) > SAMPLES:
             index = index[np.sort(rng.choice(len(index), SAMPLES, replace=False))]
-        table = _table(source.ravel(), target.ravel(), index @ strides, shifts @ strides)
+        table = _table(source, target, index @ strides, shifts @ strides)
         if np.ptp(table) >= LEAST_CONTRAST:
             peak = table.reshape(tuple(2 * reach + 1))
             yield _best_shift(peak, index.mean(axis=0), reach, view.grid.spacing_mm)
