@@ -11,6 +11,7 @@ import typer
 from medp2p.errors import ConfigError, MedP2PError
 
 from .baselines import baselines
+from .batch import batch
 from .blind import blind, blind_score
 from .convert import convert
 from .demo import demo
@@ -60,6 +61,7 @@ for command in (
     prepare,
     train,
     translate,
+    batch,
     evaluate,
     report,
     blind,

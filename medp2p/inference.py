@@ -11,10 +11,8 @@ Neither MONAI nor Lightning is imported here.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,39 +20,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medp2p.checkpoint import Model
-from medp2p.config import ImageSettings, PreprocessingSettings, SliceSettings
+from medp2p.config import SliceSettings
 from medp2p.dataset import PLANE_AXIS, stack_indices
 from medp2p.devices import Precision, choose_device, resolve_precision
-from medp2p.dicom_source import DicomSource
-from medp2p.errors import ImageReadError, MedP2PError
+from medp2p.errors import MedP2PError
 from medp2p.networks.inference import prepare_for_inference
-from medp2p.preprocessing import (
-    body_mask,
-    carry_mask,
-    check_mask,
-    check_modality,
-    decode,
-    from_unit,
-    output_limits,
-    prepare_onto,
-    prepare_source,
-    resample,
+from medp2p.preprocessing import decode
+from medp2p.translation import (
+    Mask,
+    UnitPredictor,
+    check_sources,
+    finish,
+    prepare,
+    translate_with,
+    unit_sources,
 )
 from medp2p.volume import Grid, Volume
 
-_logger = logging.getLogger(__name__)
+__all__ = [
+    "Mask",
+    "SlicePredictor",
+    "Translator",
+    "UnitPredictor",
+    "make_translator",
+    "predict_volume",
+    "tile_starts",
+    "translate",
+    "translate_with",
+    "unit_sources",
+]
 
 TILE_OVERLAP = 0.25
 """Neighbouring tiles of a slice larger than the network's overlap by at least this share."""
 
-Mask = Volume | Literal["auto", "none"]
-"""A body mask on the source's grid, or: find it in the source, or: keep every voxel."""
-
 SlicePredictor = Callable[[Tensor], Tensor]
 """(N, C·stack, H, W) float32 in unit range to (N, 1, H, W) float32."""
-
-UnitPredictor = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Unit values of all sources (C, K, J, I) to those of the target (K, J, I)."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,34 @@ class Translator:
         """Translate one volume; see `translate`."""
         volumes = [sources] if isinstance(sources, Volume) else list(sources)
         card = self.model.card
-        _check_sources(volumes, card.source_names, card.config.preprocessing.source)
-
-        def predict(unit: NDArray[np.float32]) -> NDArray[np.float32]:
-            return predict_volume(
-                self.predict_slices, unit, card.config.slices, self.device, self.batch_size
-            )
-
         settings = card.config.preprocessing
+        check_sources(volumes, card.source_names, settings.source)
+        prepared = prepare(volumes, mask, settings)
         try:
-            return translate_with(predict, volumes, mask, settings, card.target_range, onto)
+            prediction = self.predict(prepared.codes)
         except torch.OutOfMemoryError as error:
             raise MedP2PError(
                 f"{volumes[0].name}: the memory of {self.device} ran out; lower --batch-size "
                 f"(now {self.batch_size}) or use --device cpu"
             ) from error
+        return finish(prepared, prediction, settings, card.target_range, onto)
+
+    def predict(self, codes: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Predict one volume on the training grid.
+
+        Args:
+            codes: Of the sources, (C, K, J, I), as `medp2p.translation.prepare` makes them.
+
+        Returns:
+            float32 (K, J, I) in unit range.
+
+        Raises:
+            torch.OutOfMemoryError: If the device's memory runs out.
+        """
+        slices = self.model.card.config.slices
+        return predict_volume(
+            self.predict_slices, decode(codes), slices, self.device, self.batch_size
+        )
 
 
 def make_translator(
@@ -167,72 +180,6 @@ def translate(
     return translator(source, mask, onto)
 
 
-def translate_with(
-    predict: UnitPredictor,
-    sources: Sequence[Volume],
-    mask: Mask,
-    settings: PreprocessingSettings,
-    target_range: tuple[float, float],
-    onto: Grid | None = None,
-) -> Volume:
-    """Do everything around a prediction on the training grid, and undo it.
-
-    Args:
-        predict: Unit values of the sources (C, K, J, I) to those of the target (K, J, I).
-        sources: One volume per contrast.
-        mask: As for `translate`.
-        settings: The preprocessing, and what the target is.
-        target_range: Values that -1 and +1 stand for in the output.
-        onto: The grid of the result, if not the first source's.
-    """
-    reference = sources[0]
-    body = _body(reference, mask, settings.source)
-    unit, grid = unit_sources(sources, body, settings)
-    prediction = from_unit(predict(unit).transpose(2, 1, 0), target_range)
-    result_grid = onto or reference.grid
-    values = resample(Volume(prediction, grid.affine), result_grid)
-    limits = output_limits(target_range, settings.target)
-    values = np.clip(values, *limits).astype(np.float32, copy=False)
-    if mask != "none" or onto:
-        kept = reference.with_array(np.ones_like(body) if mask == "none" else body)
-        inside = resample(kept, result_grid, outside=0, nearest=True) > 0
-        values = np.where(inside, values, np.float32(target_range[0]))
-    target = settings.target.modality
-    return replace(
-        reference,
-        array=values,
-        affine=result_grid.affine,
-        modality=target,
-        units="HU" if target == "CT" else None,
-        path=None,
-        dicom=_dicom_sources(sources),
-    )
-
-
-def unit_sources(
-    sources: Sequence[Volume], body: NDArray[np.bool_], settings: PreprocessingSettings
-) -> tuple[NDArray[np.float32], Grid]:
-    """Return the network's input on the training grid of the first source.
-
-    Args:
-        sources: One volume per contrast.
-        body: Body voxels on the first source's grid.
-        settings: Spacing and value mapping.
-
-    Returns:
-        float32 (C, K, J, I) and the training grid.
-
-    Raises:
-        GeometryError: If a further source does not overlap the first one's body.
-    """
-    first = prepare_source(sources[0], body, settings)
-    prepared = [first]
-    for volume in sources[1:]:
-        own_body = carry_mask(body, sources[0], volume)
-        prepared.append(prepare_onto(volume, own_body, settings.source, first.grid))
-    return np.stack([decode(image.codes) for image in prepared]), first.grid
-
-
 def predict_volume(
     predict: SlicePredictor,
     unit: NDArray[np.float32],
@@ -285,47 +232,6 @@ def tile_starts(have: int, want: int) -> list[int]:
     step = max(1, int(want * (1 - TILE_OVERLAP)))
     count = -(-(have - want) // step) + 1
     return [round(i * (have - want) / (count - 1)) for i in range(count)]
-
-
-def _dicom_sources(sources: Sequence[Volume]) -> DicomSource | None:
-    first, *others = sources
-    if first.dicom is None:
-        return None
-    return replace(first.dicom, others=tuple(v.dicom for v in others if v.dicom))
-
-
-def _check_sources(
-    volumes: Sequence[Volume], names: Sequence[str], settings: ImageSettings
-) -> None:
-    if len(volumes) != len(names):
-        raise MedP2PError(
-            f"the model needs {len(names)} source images ({', '.join(names)}), found {len(volumes)}"
-        )
-    for volume in volumes:
-        check_modality(volume, settings, "source")
-        _check_same_patient(volumes[0], volume)
-
-
-def _check_same_patient(first: Volume, other: Volume) -> None:
-    """Refuse contrasts of two patients; warn where nothing says that their positions agree."""
-    if not (first.dicom and other.dicom):
-        return
-    if first.dicom.patient != other.dicom.patient:
-        raise ImageReadError(
-            f"{first.name} and {other.name} are of two patients; give one patient's scans"
-        )
-    if first.dicom.frame_of_reference != other.dicom.frame_of_reference:
-        _logger.warning(
-            "%s and %s have different frames of reference, so their positions may not agree",
-            first.name,
-            other.name,
-        )
-
-
-def _body(reference: Volume, mask: Mask, settings: ImageSettings) -> NDArray[np.bool_]:
-    if isinstance(mask, Volume):
-        return check_mask(mask, reference)
-    return body_mask(reference, settings.modality)
 
 
 def _ramp(size: int) -> Tensor:

@@ -72,7 +72,7 @@ class Workers:
         """Run jobs; returns those whose result was lost when a process died."""
         lost = []
         pool = self._pool or ProcessPoolExecutor(
-            self._processes, multiprocessing.get_context("spawn"), initializer=_begin_worker
+            self._processes, multiprocessing.get_context("spawn"), initializer=begin_worker
         )
         self._pool = pool
         futures: dict[Future[Result | MedP2PError], Job] = {
@@ -117,7 +117,7 @@ def _result_or_refusal(function: Callable[[Job], Result], job: Job) -> Result | 
         return MedP2PError(f"failed with {type(error).__name__}, an error of medp2p's; report it")
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Leave Ctrl-C to the parent, end with it, and compute with one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -102,7 +102,8 @@ class Journal:
 def read_events(output: Path) -> list[Event]:
     """Read the events of all runs, the earliest first; lines that were cut off are left out."""
     files = sorted((output / JOURNAL_FOLDER).glob("*.jsonl"))
-    return sorted((e for file in files for e in _events(file)), key=lambda event: event.time)
+    events = (event for file in files for event in parse_events(file.read_bytes()))
+    return sorted(events, key=lambda event: event.time)
 
 
 def last_of_each(events: Iterable[Event]) -> dict[str, Event]:
@@ -110,8 +111,9 @@ def last_of_each(events: Iterable[Event]) -> dict[str, Event]:
     return {event.scan: event for event in events if event.scan and event.kind != "hook"}
 
 
-def _events(file: Path) -> Iterator[Event]:
-    for line in file.read_bytes().split(b"\n")[:-1]:
+def parse_events(lines: bytes) -> Iterator[Event]:
+    """Yield the events of a journal's lines, without those that were cut off."""
+    for line in lines.split(b"\n")[:-1]:
         try:
             values = json.loads(line)
             event = Event(**{name: values[name] for name in Event.__dataclass_fields__})

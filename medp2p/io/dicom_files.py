@@ -26,7 +26,7 @@ from pydicom import Dataset, config, dcmread, uid
 from pydicom.config import disable_value_validation
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import read_file_meta_info, read_partial
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 
 from medp2p.files import files_below
 
@@ -54,11 +54,13 @@ _MAGIC_OFFSET = 128
 _META_OFFSET = 144
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = 0x7FE00010
-_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, _PIXEL_DATA)
+_PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, _PIXEL_DATA))
+_ZEROS = frozenset((0,))  # comparing a tag is slow in pydicom, hashing is not
 _BINARY_NUMBERS = {"FD": "d", "FL": "f", "US": "H", "SS": "h", "UL": "I", "SL": "i"}
 _LONG_VRS = (b"OB", b"OW", b"UN")
 
 _KEYWORDS = (
+    "TransferSyntaxUID",
     "ImageType",
     "SOPClassUID",
     "SOPInstanceUID",
@@ -113,6 +115,7 @@ _FRAME_KEYWORDS = (
 )
 _TAG_OF = {keyword: tag_for_keyword(keyword) or 0 for keyword in (*_KEYWORDS, *_FRAME_KEYWORDS)}
 _TAG_OF["OverlayBitPosition"] = 0x60000102  # of the first overlay, the only one looked at
+_WANTED_TAGS: list[Any] = [Tag(tag) for tag in _TAG_OF.values()]  # ints are converted every time
 
 
 class DamagedHeaderError(Exception):
@@ -389,10 +392,11 @@ def _frames_or_reason(path: Path) -> list[Frame] | str | DamagedHeaderError:
     """What a file holds, why it is left out, or what is wrong with it."""
     found = _frames_or_damage(path)
     if isinstance(found, DamagedHeaderError):
-        if path.is_symlink() and not path.exists():
-            return "a link to nothing"
-        if path.is_file() and not _has_magic_word(path):
-            return "not DICOM"
+        with suppress(OSError):  # of a folder that may be listed and not entered
+            if path.is_symlink() and not path.exists():
+                return "a link to nothing"
+            if path.is_file() and not _has_magic_word(path):
+                return "not DICOM"
     return found
 
 
@@ -415,7 +419,10 @@ def _read_frames(path: Path) -> list[Frame] | str:
     """
     with path.open("rb", buffering=0) as start:
         first_bytes = start.read(_HEAD_BYTES)
+        is_whole = len(first_bytes) == os.fstat(start.fileno()).st_size
     _refuse_bomb(path, first_bytes)
+    if is_whole:
+        return _parse_frames(path, io.BytesIO(first_bytes))
     head = _Head(first_bytes)
     with suppress(Exception):
         frames = _parse_frames(path, head)
@@ -450,9 +457,7 @@ def _parse_frames(path: Path, file: BinaryIO) -> list[Frame] | str:
     if not _starts_like_dicom(start):
         return "not DICOM"
     file.seek(0)
-    dataset = read_partial(
-        file, stop_when=_at_pixels, force=True, specific_tags=list(_TAG_OF.values())
-    )
+    dataset = read_partial(file, stop_when=_at_pixels, force=True, specific_tags=_WANTED_TAGS)
     header = _Header(dataset)
     sop_class = header.text("SOPClassUID")
     if not sop_class:
@@ -461,14 +466,14 @@ def _parse_frames(path: Path, file: BinaryIO) -> list[Frame] | str:
         return "DICOMDIR" if path.name.upper() == "DICOMDIR" else "DICOM without SOPClassUID"
     if sop_class == uid.MediaStorageDirectoryStorage:
         return "DICOMDIR"
-    if "Rows" not in dataset and sop_class not in MODALITY_OF_CLASS:
+    if "Rows" not in header and sop_class not in MODALITY_OF_CLASS:
         return f"no image ({uid_name(sop_class)})"
     return _frames(_image_file(path, header, file), header)
 
 
 def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     """Stop at integer, float and double pixels, and at zeros in place of a header."""
-    if tag == 0:
+    if tag in _ZEROS:
         raise DamagedHeaderError("holds zeros where its header should go on; it is cut short")
     return tag in _PIXEL_TAGS
 
@@ -528,9 +533,9 @@ def _image_file(path: Path, header: _Header, file: BinaryIO) -> ImageFile:
 
 def _transfer_syntax(dataset: Dataset) -> str:
     """The stated one; without file meta information what pydicom found the bytes to be."""
-    stated = dataset.file_meta.get("TransferSyntaxUID")
+    stated = _Header(dataset.file_meta).text("TransferSyntaxUID")
     if stated:
-        return str(stated)
+        return stated
     implicit, little = dataset.original_encoding
     if implicit:
         return str(uid.ImplicitVRLittleEndian)

@@ -1,4 +1,4 @@
-"""The note in our own files that says what their voxels are, such as ``medp2p CT HU``."""
+"""What voxels are by a note in our own files, such as ``medp2p CT HU``, or by a file's name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import re
 from medp2p.volume import Volume
 
 _NOTE = re.compile(r"medp2p(?: (?P<modality>CT|MR|MASK|8-bit))?(?: (?P<units>HU))?")
+
+MODALITY_OF_WORD: dict[str, str | None] = {
+    **dict.fromkeys(("mr", "mri", "mprage", "flair", "t1", "t1w", "t1c", "t1ce", "t1gd"), "MR"),
+    **dict.fromkeys(("t2", "t2w", "pd", "pdw", "t1rho", "inplanet1", "inplanet2"), "MR"),
+    "ct": "CT",
+    **dict.fromkeys(("mask", "masks", "seg", "dseg", "label", "labels"), "MASK"),
+    **dict.fromkeys(("cbct", "pet"), None),
+}
+"""What the words in names of files and folders say that an image is; None for another kind."""
 
 
 def note(volume: Volume) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 
 from medp2p.inspection import Hide, contrast_of, header_texts, hider, noting, printable
 from medp2p.io import DicomOptions
-from medp2p.io.dicom_files import Scan, series_of_damaged
+from medp2p.io.dicom_files import Scan
+from medp2p.io.dicom_kinds import damage_by_series, image_type, is_scout, made_of_others
 from medp2p.io.dicom_read import group_grid
 from medp2p.io.dicom_series import Group, Series, group_series, refuse_shared_uids
 from medp2p.io.geometry import refuse_sheared
@@ -30,18 +31,8 @@ from medp2p.preparation.found_image import (
 from medp2p.preparation.layouts import Kinds, Named, read_file_name, read_folder_name
 from medp2p.volume import Grid, Volume
 
-_SCOUTS = re.compile(
-    r"(?<![a-z])(locali[sz]er|scout|survey|topogram|scanogram|smartprep|test bolus|bolus track)",
-    re.IGNORECASE,
-)
-_MADE_OF_OTHERS = {
-    "projection": re.compile(r"projection|(?<![a-z])(mip|minip|mnip)(?![a-z])", re.IGNORECASE),
-    "subtraction": re.compile(r"(?<![a-z])(sub|subtraction)(?![a-z-])", re.IGNORECASE),
-    "reformatted": re.compile(r"(?<![a-z])(mpr|reformatted|resampled)(?![a-z])", re.IGNORECASE),
-}
 _USUAL_KINDS = ("AXIAL", "HELICAL", "VOLUME", "M", "MAGNITUDE", "NONE", "OTHER")
 _DAYS = ("SeriesDate", "AcquisitionDate", "StudyDate")
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
 def dicom_candidates(data: Path, scan: Scan, kinds: Kinds) -> list[Candidate]:
@@ -63,10 +54,13 @@ def dicom_candidates(data: Path, scan: Scan, kinds: Kinds) -> list[Candidate]:
         for folder in _folders(data, series):
             for around in with_parents(folder):
                 people[around].add(persons[-1])
-    damage = _damage_by_series(scan, found)
+    damage, _ = damage_by_series(scan, found)
     items = []
     for series, person in zip(found, persons, strict=True):
-        problems = list(damage.get(id(series), ()))
+        problems = [
+            f"{path.name}: {reason}; get it again, or move it elsewhere if it does not matter"
+            for path, reason in damage.get(id(series), ())
+        ]
         with noting(problems, data):
             refuse_shared_uids(data, same_uid[series.groups[0].first.file.series_uid])
         items += _items_of_series(data, series, person, people, problems, kinds)
@@ -89,8 +83,8 @@ def _items_of_series(
     if named and named.modality not in (series.modality, None):
         named = None
     hide, day = hider(file.path), _day(file.path)
-    scouts = [group for group in series.groups if _is_scout(group)]
-    whole = [group for group in series.groups if not _is_scout(group)]
+    scouts = [group for group in series.groups if is_scout(group)]
+    whole = [group for group in series.groups if not is_scout(group)]
     images = []
     for group in [*whole, *scouts[:1]]:
         number = whole.index(group) + 1 if group in whole else 0
@@ -101,7 +95,7 @@ def _items_of_series(
             modality=series.modality,
             description=printable(hide(file.description)),
             contrast=_contrast(group, hide),
-            derived=_derived(group, file.description),
+            derived=made_of_others(group),
             role=named.role if named else "",
             study=f"{file.patient} {file.study_uid}",
             day=day,
@@ -148,7 +142,7 @@ def _examined(image: FoundImage, group: Group, problems: Sequence[str]) -> Found
     """Add where the voxels of a series lie, and what keeps it from being read."""
     noted = list(problems)
     grid = None
-    if _is_scout(group):
+    if is_scout(group):
         noted.append("a localizer (scout images)")
     else:
         with noting(noted, image.path):
@@ -162,25 +156,12 @@ def empty_volume(path: Path, grid: Grid) -> Volume:
     return Volume(np.zeros((1, 1, 1), np.uint8), grid.affine, path=path)
 
 
-def _is_scout(group: Group) -> bool:
-    return group.is_localizer or bool(_SCOUTS.search(group.first.file.description))
-
-
 def _contrast(group: Group, hide: Hide) -> str:
     frame = group.first
-    kind = " ".join(word for word in _image_type(group)[2:] if word not in _USUAL_KINDS)
+    kind = " ".join(word for word in image_type(group)[2:] if word not in _USUAL_KINDS)
     kernel = next((str(value) for name, value in frame.settings if name == "kernel"), "")
     words = (contrast_of(frame), printable(hide(kernel)), printable(hide(kind)))
     return ", ".join(word for word in words if word)
-
-
-def _derived(group: Group, description: str) -> str:
-    text = " ".join((*_image_type(group), description)).replace("_", " ")
-    return next((kind for kind, words in _MADE_OF_OTHERS.items() if words.search(text)), "")
-
-
-def _image_type(group: Group) -> tuple[str, ...]:
-    return group.first.frame_type or group.first.file.image_type
 
 
 def _person(path: Path) -> str:
@@ -197,37 +178,3 @@ def _day(path: Path) -> datetime.date | None:
         except ValueError:
             continue
     return None
-
-
-def _damage_by_series(scan: Scan, found: Sequence[Series]) -> dict[int, list[str]]:
-    """Find the series that a damaged file belongs to, by its header or by its folder.
-
-    A folder tells it only where all of it is of one patient.
-    """
-    by_uid: dict[str, list[Series]] = defaultdict(list)
-    by_folder: dict[Path, list[Series]] = defaultdict(list)
-    for series in found:
-        by_uid[series.groups[0].first.file.series_uid].append(series)
-        for folder in {frame.file.path.parent for group in series.groups for frame in group.frames}:
-            by_folder[folder].append(series)
-    damage: dict[int, list[str]] = defaultdict(list)
-    for path, reason in lost_files(scan):
-        beside = by_folder[path.parent]
-        if len({series.groups[0].first.file.patient for series in beside}) > 1:
-            beside = []
-        for series in by_uid.get(series_of_damaged(path), beside):
-            damage[id(series)].append(
-                f"{path.name}: {reason}; get it again, or move it elsewhere if it does not matter"
-            )
-    return damage
-
-
-def lost_files(scan: Scan) -> list[tuple[Path, str]]:
-    """List files that should have been DICOM and are not, or are damaged."""
-    no_dicom = [
-        (path, reason)
-        for path, reason in scan.skipped
-        if reason in ("not DICOM", "0 bytes", "a link to nothing")
-        and path.suffix.lower() in _DICOM_SUFFIXES
-    ]
-    return [*scan.damaged, *no_dicom]

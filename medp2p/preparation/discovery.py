@@ -16,8 +16,9 @@ from medp2p.files import files_below
 from medp2p.inspection import noting, printable
 from medp2p.io import image_name, image_suffix, is_picture, read_grid, read_modality
 from medp2p.io.dicom_files import Scan, scan_files
+from medp2p.io.dicom_kinds import lost_files
 from medp2p.io.geometry import refuse_sheared
-from medp2p.preparation.dicom_discovery import dicom_candidates, empty_volume, lost_files
+from medp2p.preparation.dicom_discovery import dicom_candidates, empty_volume
 from medp2p.preparation.found_image import Candidate, FoundImage, place_token, relative_folder
 from medp2p.preparation.layouts import (
     Kinds,

@@ -14,18 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medp2p.config import Config
+from medp2p.io.meaning import MODALITY_OF_WORD
 from medp2p.manifest import TARGET
 
 MASK = "mask"
 """The body mask's name among a case's images."""
 
-_MODALITY_OF_WORD = {
-    **dict.fromkeys(("mr", "mri", "mprage", "flair", "t1", "t1w", "t1c", "t1ce", "t1gd"), "MR"),
-    **dict.fromkeys(("t2", "t2w", "pd", "pdw", "t1rho", "inplanet1", "inplanet2"), "MR"),
-    "ct": "CT",
-    **dict.fromkeys(("mask", "masks", "seg", "dseg", "label", "labels"), "MASK"),
-    **dict.fromkeys(("cbct", "pet"), None),
-}
 _BETWEEN_WORDS = r"[_\-.\s]+"
 _BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 _BIDS_SESSION = re.compile(r"ses-[A-Za-z0-9]+")
@@ -83,7 +77,7 @@ def kinds_of(config: Config) -> Kinds:
     """Return the words of a configuration, with the usual ones for MR, CT and masks."""
     data, images = config.data, config.preprocessing
     roles = {name.lower(): name for name in data.sources} | {data.target.lower(): TARGET}
-    modalities: dict[str, str | None] = dict(_MODALITY_OF_WORD)
+    modalities: dict[str, str | None] = dict(MODALITY_OF_WORD)
     modalities |= {name.lower(): images.source.modality for name in data.sources}
     modalities[data.target.lower()] = images.target.modality
     if data.mask:

@@ -1,0 +1,106 @@
+"""What is done with every scan of a worklist, as plain data that goes from process to process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import time
+from pathlib import Path
+from typing import Literal
+
+from medp2p.conversion.claims import LEASE_SECONDS
+from medp2p.conversion.scans import Scan, ScanImage
+from medp2p.io import DicomOutput, image_suffix, is_picture
+
+OutputKind = Literal["same", "nifti", "dicom"]
+Guard = Literal["skip", "force", "off"]
+
+_SUFFIXES = {".mhd": ".mha", ".nhdr": ".nrrd"}
+"""Formats of two files are written as the one of one file."""
+
+
+@dataclass(frozen=True)
+class ConversionJob:
+    """How scans are translated.
+
+    Attributes:
+        model: The model file.
+        devices: One process each: ``"auto"``, ``"cpu"``, ``"cuda:0"``, ``"cuda:1"``, ...
+        precision: As for `medp2p.inference.make_translator`.
+        batch_size: Slices at a time; halved where a device's memory runs out.
+        mask: ``"auto"`` finds the body; ``"none"`` keeps every voxel.
+        kind: What is written: ``"same"`` as the scan, or all as NIfTI or DICOM.
+        labels: Of DICOM outputs. What they say about patient and body part is for scans that do
+            not say it themselves; model and settings are filled in.
+        guard: What becomes of scans that do not look like the training data: they are skipped,
+            translated and marked, or not looked at.
+        readers: Processes that read.
+        writers: Threads that write.
+        memory_bytes: For all scans under way; None is half of what is free.
+        time_limit_seconds: A process that is at one scan for longer is killed.
+        until: Local time of day after which no scan is begun.
+        hash_names: Messages name no path.
+        lease_seconds: As for `medp2p.conversion.claims.Claims`.
+    """
+
+    model: Path
+    devices: tuple[str, ...] = ("auto",)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batch_size: int = 16
+    mask: Literal["auto", "none"] = "auto"
+    kind: OutputKind = "same"
+    labels: DicomOutput = field(default_factory=DicomOutput)
+    guard: Guard = "skip"
+    readers: int = field(default_factory=lambda: max(1, min(8, len(os.sched_getaffinity(0)))))
+    writers: int = 2
+    memory_bytes: int | None = None
+    time_limit_seconds: float = 1800.0
+    until: time | None = None
+    hash_names: bool = False
+    lease_seconds: float = LEASE_SECONDS
+
+    def settings_hash(self, model_hash: str) -> str:
+        """Hash what decides about voxels and headers, but for the scan.
+
+        Devices and batch size are left out: they change the last bits at most, and a run may go
+        on elsewhere. So is the version of medp2p.
+        """
+        labels = asdict(self.labels)
+        labels["deidentify_key"] = labels["deidentify_key"] and labels["deidentify_key"].hex()
+        decides = {
+            "model": model_hash,
+            "model_name": self.model.name,
+            "precision": self.precision,
+            "mask": self.mask,
+            "kind": self.kind,
+            "labels": labels,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def output_name(scan: Scan, kind: OutputKind) -> str:
+    """Where a scan's result lies below the output folder.
+
+    A name without an image suffix is a folder with a DICOM series.
+    """
+    return f"{scan.name}{output_suffix(scan, kind)}"
+
+
+def output_suffix(scan: Scan, kind: OutputKind) -> str:
+    """Suffix of the image file, ``""`` for a folder with a DICOM series."""
+    if kind != "same":
+        return ".nii.gz" if kind == "nifti" else ""
+    first = scan.images[0]
+    if is_dicom_image(first):
+        return ""
+    if is_picture(first.path):
+        return first.path.suffix.lower()
+    suffix = image_suffix(first.path)
+    return _SUFFIXES.get(suffix, suffix)
+
+
+def is_dicom_image(image: ScanImage) -> bool:
+    """Whether an image is a DICOM series."""
+    return not is_picture(image.path) and (image.path.is_dir() or not image_suffix(image.path))

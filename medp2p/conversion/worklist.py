@@ -1,0 +1,123 @@
+"""What a tree holds for a model, and of everything else in one line why it is left out.
+
+Headers are read once and voxels never. What a header says of the patient decides which images
+belong together and goes no further: it is in no name and in no reason. Series descriptions are
+matched against patterns, and not shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medp2p.conversion.candidates import Candidate
+from medp2p.conversion.contrasts import check_sources, join_contrasts
+from medp2p.conversion.dicom_candidates import dicom_candidates
+from medp2p.conversion.file_candidates import file_candidates, other_candidates
+from medp2p.conversion.rules import Rules
+from medp2p.conversion.scan_names import hashed, unique_names
+from medp2p.conversion.scans import LeftOut, Scan, Worklist
+from medp2p.conversion.tree import read_tree
+from medp2p.conversion.wanted import Refusal, wanted_for
+from medp2p.io.dicom_files import scan_files
+
+if TYPE_CHECKING:
+    from medp2p.checkpoint import ModelCard
+
+
+def make_worklist(
+    incoming: Path, rules: Rules, card: ModelCard, progress: Callable[[], None] | None = None
+) -> Worklist:
+    """Find what a model is for.
+
+    Args:
+        incoming: A tree of DICOM studies and image files; `medp2p.conversion.tree` says which links
+            are followed.
+        rules: What is wanted.
+        card: Of the model.
+        progress: Called after each file.
+
+    Returns:
+        What is to be translated, and what is left out. A file that is no image at all is in
+        neither.
+
+    Raises:
+        ImageReadError: If there is no such folder, or it holds results of a batch.
+        ConfigError: If the rules name other contrasts than the model has.
+    """
+    check_sources(rules, card.source_names)
+    wanted = wanted_for(rules, card)
+    tree = read_tree(incoming)
+    headers = scan_files(tree.files, progress)
+    found = [
+        *dicom_candidates(incoming, headers, wanted),
+        *file_candidates(incoming, tree, headers, wanted),
+        *other_candidates(incoming, tree, headers),
+    ]
+    named = _named(found, hash_names=rules.hash_names)
+    takeable = {name: one for name, one in named.items() if one.refusal is None}
+    refusals = {name: one.refusal for name, one in named.items() if one.refusal}
+    joined, incomplete = join_contrasts(takeable, rules, card.source_names)
+    return Worklist(
+        tuple(_scan([takeable[name] for name in names], names[0]) for names in joined),
+        tuple(_left_out(name, why) for name, why in sorted({**refusals, **incomplete}.items())),
+    )
+
+
+def shard(worklist: Worklist, number: int, count: int) -> Worklist:
+    """Return one of several parts of a worklist; each scan is in exactly one.
+
+    Which one follows from the scan's name, whatever else is in the list.
+
+    Args:
+        worklist: All.
+        number: Which part, from 1.
+        count: How many parts.
+
+    Raises:
+        ValueError: If there is no such part.
+    """
+    if not 1 <= number <= count:
+        raise ValueError(f"part {number} of {count}; parts are numbered from 1")
+
+    def is_here(one: Scan | LeftOut) -> bool:
+        return int(hashlib.sha256(one.name.encode()).hexdigest(), 16) % count == number - 1
+
+    return Worklist(
+        tuple(filter(is_here, worklist.scans)), tuple(filter(is_here, worklist.left_out))
+    )
+
+
+def _named(found: Sequence[Candidate], *, hash_names: bool) -> dict[str, Candidate]:
+    """By name, in order."""
+    names = unique_names([one.place for one in found])
+    if hash_names:
+        names = list(map(hashed, names))
+    return dict(sorted(zip(names, found, strict=True), key=lambda pair: pair[0]))
+
+
+def _scan(candidates: Sequence[Candidate], name: str) -> Scan:
+    first = candidates[0].grid
+    images = tuple(one.image for one in candidates)
+    return Scan(
+        name,
+        images,
+        voxels=first.shape[0] * first.shape[1] * first.shape[2] if first else 0,
+        modified=_modified([file for image in images for file in image.files]),
+    )
+
+
+def _modified(files: Sequence[Path]) -> float:
+    """When the newest of some files was changed; what is gone by now does not count."""
+    newest = 0.0
+    for file in files:
+        with suppress(OSError):
+            newest = max(newest, file.stat().st_mtime)
+    return newest
+
+
+def _left_out(name: str, refusal: Refusal) -> LeftOut:
+    return LeftOut(name, refusal.code, refusal.reason, refusal.failed)
