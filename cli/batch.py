@@ -268,6 +268,7 @@ def _convert(
     from medp2p.conversion.pipeline import convert
 
     hook = Hook(on_done) if on_done else None
+    names = {scan.name for scan in worklist.scans}
     run = ""
     with (
         hook or nullcontext(),
@@ -278,7 +279,7 @@ def _convert(
             nonlocal run
             if event.kind == "run":
                 run = event.run
-            elif event.kind in ("done", "skipped", "failed"):
+            elif event.scan in names and event.kind in ("done", "skipped", "failed"):
                 advance(note=event.scan)
             if hook and event.kind == "done" and event.run == run:
                 for output in event.details.get("outputs", {}):
