@@ -1,6 +1,7 @@
 """``medp2p batch``: every scan of a tree that a model is for, into a tree of results."""
 
 import time
+from contextlib import nullcontext
 from datetime import time as time_of_day
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ from .progress import progress_bar
 
 if TYPE_CHECKING:
     from medp2p.checkpoint import ModelCard
+    from medp2p.conversion.hooks import Hook
     from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.journal import Event
     from medp2p.conversion.pipeline import Conversion
@@ -181,6 +183,7 @@ def batch(
     if model is None:
         raise typer.BadParameter("name the model", param_hint="--model")
     from medp2p.checkpoint import read_card
+    from medp2p.conversion.hooks import Hook
     from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.rules import load_rules
 
@@ -232,14 +235,18 @@ def batch(
         hash_names=wanted.hash_names,
         **given,
     )
-    finder = Finder(incoming, wanted, read_card(model)[0], _shard(part))
+    part_of_all = _shard(part)
+    hook = Hook(on_done) if on_done else None
+    finder = Finder(incoming, wanted, read_card(model)[0], part_of_all)
     if dry_run:
         _print_worklist(finder.find())
         return
-    if watch:
-        _watch(finder, outgoing, job, watch, on_done)
-        return
-    _finish(_convert(finder.find(), outgoing, job, on_done), outgoing)
+    with hook or nullcontext():
+        if watch:
+            _watch(finder, outgoing, job, watch, hook)
+            return
+        conversion = _convert(finder.find(), outgoing, job, hook)
+    _finish(conversion, outgoing)
 
 
 class Finder:
@@ -260,20 +267,13 @@ class Finder:
 
 
 def _convert(
-    worklist: "Worklist", outgoing: Path, job: "ConversionJob", on_done: str | None
+    worklist: "Worklist", outgoing: Path, job: "ConversionJob", hook: "Hook | None"
 ) -> "Conversion":
-    from contextlib import nullcontext
-
-    from medp2p.conversion.hooks import Hook
     from medp2p.conversion.pipeline import convert
 
-    hook = Hook(on_done) if on_done else None
     names = {scan.name for scan in worklist.scans}
     run = ""
-    with (
-        hook or nullcontext(),
-        progress_bar("translating", len(worklist.scans), "scan") as advance,
-    ):
+    with progress_bar("translating", len(worklist.scans), "scan") as advance:
 
         def note(event: "Event") -> None:
             nonlocal run
@@ -306,7 +306,7 @@ def _finish(conversion: "Conversion", outgoing: Path) -> None:
 
 
 def _watch(
-    finder: Finder, outgoing: Path, job: "ConversionJob", quiet_seconds: float, on_done: str | None
+    finder: Finder, outgoing: Path, job: "ConversionJob", quiet_seconds: float, hook: "Hook | None"
 ) -> None:
     """Translate what is new and quiet, until a signal or a disk ends it."""
     from medp2p.conversion.scans import Worklist
@@ -319,7 +319,7 @@ def _watch(
             if seen.get(scan.name) != scan.modified and time.time() - scan.modified >= quiet_seconds
         ]
         if scans:
-            conversion = _convert(Worklist(tuple(scans)), outgoing, job, on_done)
+            conversion = _convert(Worklist(tuple(scans)), outgoing, job, hook)
             seen |= {scan.name: scan.modified for scan in scans}
             if conversion.ended != "finished":
                 _finish(conversion, outgoing)

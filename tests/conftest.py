@@ -180,3 +180,21 @@ def demo(tmp_path_factory) -> tuple[Path, str]:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A network of random weights, small and quick."""
+    import torch
+
+    from medp2p.checkpoint import ModelCard, save_model
+    from medp2p.config import load_config
+    from medp2p.methods import build_generator
+
+    torch.manual_seed(3)
+    config = load_config(overrides=TINY_SETTINGS)
+    generator = build_generator(config.method, in_channels=1, out_channels=1)
+    card = ModelCard(config, ("mr",), (-1024.0, 3071.0))
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    save_model(path, generator.state_dict(), card)
+    return path

@@ -16,7 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import TINY_SETTINGS, make_pair, mount, run
+from conftest import make_pair, mount, run
 
 from medp2p.conversion import pipeline
 from medp2p.conversion.claims import Claims
@@ -34,21 +34,8 @@ SHAPE = (40, 36, 10)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A network of random weights, small and quick."""
-    import torch
-
-    from medp2p.checkpoint import ModelCard, save_model
-    from medp2p.config import load_config
-    from medp2p.methods import build_generator
-
-    torch.manual_seed(3)
-    config = load_config(overrides=TINY_SETTINGS)
-    generator = build_generator(config.method, in_channels=1, out_channels=1)
-    card = ModelCard(config, ("mr",), (-1024.0, 3071.0))
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_model(path, generator.state_dict(), card)
-    return path
+def model(tiny_model) -> Path:
+    return tiny_model
 
 
 def write_mr(path: Path, seed: int, shape: tuple[int, int, int] = SHAPE) -> Scan:

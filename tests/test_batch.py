@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import make_pair, refused, run
+
+from medp2p.conversion.journal import read_events
+from medp2p.io import read_volume
+
+ODD_NAME = "a 'quoted' name"
+
+
+@pytest.fixture
+def incoming(tmp_path) -> Path:
+    """Two MR, one CT and a damaged MR."""
+    folder = tmp_path / "incoming"
+    for place, seed in (("p1/mr", 1), (f"{ODD_NAME}/mr", 2), ("p1/ct", 3), ("p2/mr", 4)):
+        path = folder / f"{place}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = make_pair(seed)[0] if place.endswith("mr") else make_pair(seed)[1]
+        nib.save(nib.Nifti1Image(array, np.diag([1.5, 1.5, 3.0, 1.0])), path)
+    damaged = folder / "p2" / "mr.nii.gz"
+    damaged.write_bytes(damaged.read_bytes()[:-200])
+    return folder
+
+
+def batch(incoming: Path, output: Path, model: Path, *more: str) -> list[str]:
+    settings = ["--device", "cpu", "--precision", "fp32", "--readers", "1"]
+    return ["batch", str(incoming), str(output), "-m", str(model), *settings, *more]
+
+
+def test_a_tree_is_translated_and_told_of(incoming, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    code, said, _ = run(capsys, *batch(incoming, output, tiny_model, "--dry-run"))
+    assert code == 0
+    assert "translate  p1/mr  (1 file, 14,400 voxels)" in said
+    assert "leave out  p1/ct: " in said
+    assert not output.exists()
+
+    program = 'import sys; open(sys.argv[1] + ".sent", "w").close()'
+    hook = shlex.join([sys.executable, "-c", program, "{}"])
+    code, said, _ = run(capsys, *batch(incoming, output, tiny_model, "--on-done", hook))
+    assert code == 3
+    assert said.startswith("4 of 4 scans: 2 done, 1 skipped, 1 failed")
+    made = sorted(p.relative_to(output).as_posix() for p in output.rglob("*.nii.gz"))
+    assert made == [f"{ODD_NAME}/mr.nii.gz", "p1/mr.nii.gz"]
+    assert all((output / f"{name}.sent").exists() for name in made)
+    source, result = (read_volume(folder / "p1/mr.nii.gz") for folder in (incoming, output))
+    assert result.grid.difference(source.grid) is None
+    with (output / "summary.csv").open(newline="") as file:
+        states = {row["scan"]: row["state"] for row in csv.DictReader(file)}
+    assert states == {
+        "p1/ct": "skipped",
+        "p1/mr": "done",
+        "p2/mr": "failed",
+        f"{ODD_NAME}/mr": "done",
+    }
+
+    code, _, _ = run(capsys, *batch(incoming, output, tiny_model))
+    assert code == 3
+    done = [event for event in read_events(output) if event.kind == "done"]
+    assert len(done) == 2
+    code, said, _ = run(capsys, "batch", "--status", output)
+    assert code == 0
+    assert said.startswith("4 of 4 scans: 2 done, 1 skipped, 1 failed")
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--until", "25:00"], "expected a time of day such as 06:00"),
+        (["--shard", "4/3"], "expected I/N with I from 1 to N"),
+        (["--on-done", "echo done"], "no {} in 'echo done'"),
+        (["--on-done", "echo '{}"], "check the quotes"),
+        (["--since", "yesterday"], "since: "),
+        (["--deidentify", "--to", "dicom"], "needs --deidentify-key"),
+    ],
+)
+def test_wrong_options_are_refused_before_any_work(
+    incoming, tiny_model, tmp_path, capsys, more, reason
+):
+    output = tmp_path / "out"
+    code, _, said = run(capsys, *batch(incoming, output, tiny_model, *more))
+    assert code in (1, 2)
+    assert reason in " ".join(said.split())
+    assert "Traceback" not in said
+    assert "looking" not in said
+    assert not output.exists()
+
+
+def test_folders_inside_each_other_are_refused(incoming, tiny_model, capsys):
+    for output in (incoming / "out", incoming, incoming.parent):
+        said = refused(capsys, *batch(incoming, output, tiny_model))
+        assert "lies in the folder of scans, or around it" in said
+    assert "holds no journal" in refused(capsys, "batch", "--status", incoming)
+
+
+def test_shards_share_the_scans(incoming, tiny_model, tmp_path, capsys):
+    scans = []
+    for part in ("1/3", "2/3", "3/3"):
+        command = batch(incoming, tmp_path / "out", tiny_model, "--dry-run", "--shard", part)
+        _, said, _ = run(capsys, *command)
+        lines = said.splitlines()
+        scans += [line.split("  ")[1] for line in lines if line.startswith("translate")]
+    assert len(scans) == len(set(scans)) == 3
+
+
+@pytest.mark.slow
+def test_what_arrives_is_translated_until_a_signal(incoming, tiny_model, tmp_path):
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "medp2p.cli", *batch(incoming, output, tiny_model)]
+    environment = os.environ | {"PYTHONWARNINGS": "default"}
+    with subprocess.Popen([*command, "--watch", "2"], env=environment) as process:
+        try:
+            wait_for(output / "p1" / "mr.nii.gz")
+            (incoming / "p3").mkdir()
+            (incoming / "p1" / "mr.nii.gz").rename(incoming / "p3" / "mr.nii.gz")
+            wait_for(output / "p3" / "mr.nii.gz")
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+    assert "p3/mr" in {event.scan for event in read_events(output) if event.kind == "done"}
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.2)
