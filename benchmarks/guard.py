@@ -1,6 +1,6 @@
 """How often the input guard catches a scan that a model is not for, and refuses one that it is for.
 
-    python benchmarks/guard.py FOLDER [--series 9100] [--subjects 100] [--training 60] [--jobs 2]
+    python benchmarks/guard.py FOLDER [--series 9100] [--heads 100] [--pelvises 30] [--jobs 2]
 
 Training subjects are scanned by one protocol: one field strength, one shading, one noise, one grid,
 and the true body mask. Other subjects are new scans, with the body mask that is found in the
@@ -255,13 +255,15 @@ def _brains(subject: Phantom) -> dict[str, Image]:
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder to keep the looks in.")],
     series: Annotated[int, typer.Option(help="Number of the series of subjects.")] = 9100,
-    subjects: Annotated[int, typer.Option(help="New scans of each anatomy.")] = 100,
+    heads: Annotated[int, typer.Option(help="New scans of heads.")] = 100,
+    pelvises: Annotated[int, typer.Option(help="New scans of pelvises.")] = 30,
     training: Annotated[int, typer.Option(help="Training subjects of each anatomy.")] = 60,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     real_data: Annotated[Path | None, typer.Option(envvar="MEDP2P_REAL_DATA")] = None,
 ) -> None:
     """Measure and print."""
-    new = {a: [Job(a, series, n, False, folder) for n in range(subjects)] for a in ANATOMIES}
+    counts: dict[Anatomy, int] = {"head": heads, "pelvis": pelvises}
+    new = {a: [Job(a, series, n, False, folder) for n in range(counts[a])] for a in ANATOMIES}
     known = {a: [Job(a, series, n, True, folder) for n in range(training)] for a in ANATOMIES}
     for job, result in run_jobs(scan, [j for a in ANATOMIES for j in (*known[a], *new[a])], jobs):
         if isinstance(result, MedP2PError):
