@@ -22,10 +22,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medp2p.evaluation.findings import EXPLAINS, find_faults, measure_faults
+from medp2p.evaluation import evaluate_cases, result_table
+from medp2p.evaluation.findings import (
+    EXPLAINS,
+    find_cohort_faults,
+    find_faults,
+    measure_faults,
+)
+from medp2p.evaluation.findings.cohort import COHORT_CASES
+from medp2p.io import write_volume
+from medp2p.metrics import PROFILES
 from medp2p.phantom import case_seed, make_phantom
-from medp2p.results import Finding
-from medp2p.volume import reorient
+from medp2p.report.evaluation_page import evaluation_page
+from medp2p.results import CaseFiles, Finding, Summary, read_results, write_results
+from medp2p.volume import Volume, reorient
 
 Array = NDArray[Any]
 
@@ -52,6 +62,7 @@ class Sample:
             changes.get("values", HU),
             {},
             self.source,
+            interpolated=changes.get("interpolated", False),
         )
 
 
@@ -127,6 +138,32 @@ def test_a_shift_is_told_in_millimetres_to_a_fifth_of_a_voxel(sample):
 @pytest.mark.parametrize("sigma", [1, 2, (1, 1, 0)])
 def test_blur_is_named(sample, sigma):
     named(sample.faults(damage.blurred(sample.prediction, sigma)), "blurred")
+
+
+@pytest.mark.parametrize("shape", [(88, 96, 84), (58, 64, 55), (90, 96, 44)])
+def test_blur_is_named_on_coarse_grids_and_thick_slices(shape):
+    """2.6 mm, 4 mm, and 2.6 mm with slices of 5 mm."""
+    sample = stand_in(3, shape)
+    assert sample.faults(sample.prediction) == ()
+    assert kinds(sample.faults(damage.blurred(sample.prediction, 1)))[0] == "blurred"
+
+
+def test_blur_is_named_beside_a_shift(sample):
+    damaged = damage.shifted(damage.blurred(sample.prediction, 1), (4, 0, 0))
+    found = kinds(sample.faults(damaged, values={**HU, "edge_width_ratio": 1.0}))
+    assert found == ["shifted", "blurred"]
+
+
+def test_the_width_of_edges_is_the_metric_s(sample):
+    for ratio, found in ((1.6, []), (1.7, ["blurred"]), (np.nan, [])):
+        values = {**HU, "edge_width_ratio": ratio}
+        assert kinds(sample.faults(sample.prediction, values=values)) == found
+
+
+def test_an_interpolated_prediction_is_not_judged_for_blur(sample):
+    blurred = damage.blurred(sample.prediction, 1)
+    assert "blurred" in kinds(sample.faults(blurred))
+    assert "blurred" not in kinds(sample.faults(blurred, interpolated=True))
 
 
 @pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
@@ -297,6 +334,87 @@ def test_any_shape_will_do(shape):
     for prediction in (reference + rng.normal(0, 30, shape), np.zeros(shape), reference):
         for values in (HU, {}):
             find_faults(prediction, reference, None, (1, 1, 3), values, {})
+
+
+def brain(sample: Sample) -> Array:
+    """The largest region of soft tissue, away from its borders."""
+    soft = (sample.reference > -50) & (sample.reference < 120) & (sample.mask > 0)
+    parts, _ = ndimage.label(ndimage.binary_opening(ndimage.binary_erosion(soft), iterations=2))
+    return np.asarray(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+
+
+@pytest.mark.parametrize("slices", [50, 8])
+@pytest.mark.parametrize("units", ["HU", "unit"])
+def test_nothing_is_said_of_a_brain_without_the_skull(sample, units, slices):
+    middle = sample.mask.shape[2] // 2
+    mask = brain(sample) & (np.abs(np.arange(sample.mask.shape[2]) - middle) <= slices / 2)
+    prediction, reference, values = sample.prediction, sample.reference, HU
+    if units == "unit":
+        prediction, reference = (prediction + 1024) / 4095, (reference + 1024) / 4095
+        values = {"mae": 0.0}
+    assert np.count_nonzero(mask) > 1000
+    assert sample.faults(prediction, reference=reference, mask=mask, values=values) == ()
+
+
+def test_flicker_of_a_brain_is_named(sample):
+    mask = brain(sample)
+    flickering = damage.flickering(sample.prediction, mask, 20)
+    assert kinds(sample.faults(flickering, mask=mask)) == ["flicker_axial"]
+
+
+@pytest.mark.parametrize("noise_hu", [2, 40])
+@pytest.mark.parametrize("shape", [(40, 40, 40), (12, 12, 40), (60, 60, 3)])
+def test_noise_of_one_tissue_has_no_scale_and_does_not_flicker(shape, noise_hu):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(40, 14, shape)
+    prediction = rng.normal(40, noise_hu, shape)
+    assert find_faults(prediction, reference, None, (2, 2, 2), HU, {}) == ()
+
+
+def test_a_bias_of_many_cases_is_named(tmp_path):
+    """50 HU too low in bone, which is not seen in any one case."""
+    rng = np.random.default_rng(0)
+    reference = rng.choice([40.0, 600.0], (9, 9, 9))
+    pairs = []
+    for number in range(COHORT_CASES):
+        error = rng.normal(0, 30, reference.shape) - np.where(reference > 250, 50, 0)
+        files = CaseFiles(
+            str(number), tmp_path / f"{number}p.nii", tmp_path / f"{number}.nii", None
+        )
+        for path, array in ((files.prediction, reference + error), (files.reference, reference)):
+            assert path is not None
+            volume = Volume(array.astype(np.float32), np.eye(4), modality="CT", units="HU")
+            write_volume(volume, path)
+        pairs.append(files)
+    outcome = evaluate_cases(pairs, PROFILES["synthrad2025"])
+    assert [f.kind for f in outcome.findings] == ["biased_bone"]
+    text = outcome.findings[0].text
+    assert f"over {COHORT_CASES} cases, mean -50 HU (95 % " in text
+    assert not any("biased_bone" in kinds(result.findings) for result in outcome.results)
+    assert f"finding: all cases: biased_bone: {text}" in result_table(outcome)
+    page = evaluation_page(outcome, viewer_cases=0)
+    assert f"<strong>All cases: biased bone</strong>: {text}" in page
+    assert "1 over all cases" in page
+    write_results(tmp_path / "results", outcome)
+    assert read_results(tmp_path / "results").findings == outcome.findings
+    assert evaluate_cases(pairs[1:], PROFILES["synthrad2025"]).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "count", "found"),
+    [
+        (-30, (-35, -25), 12, True),
+        (30, (25, 35), 12, True),
+        (-30, (-60, 1), 12, False),
+        (-19, (-20, -18), 12, False),
+        (-30, (-35, -25), COHORT_CASES - 1, False),
+    ],
+)
+def test_a_cohort_s_bias_must_be_large_and_sure(mean, interval, count, found):
+    summary = Summary(mean, 1.0, mean, count, interval)
+    summaries = {"one": {"bias_soft_hu": summary, "bias_hu": summary}, "other": {}}
+    named = find_cohort_faults(summaries, ["soft", "bone"])
+    assert [(f.method, f.kind, f.cases) for f in named] == found * [("one", "biased_soft", count)]
 
 
 def test_values_outside_the_mask_do_not_count(sample):
