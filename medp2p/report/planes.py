@@ -1,7 +1,7 @@
 """The planes of a volume in RAS order, and which way round they are shown: one convention.
 
 The patient's right is on the left, as if seen from the feet or from the front; the face of a
-sagittal plane looks to the left; front or head is up. ``viewer.js`` shows the same.
+sagittal plane looks to the left; front or head is up. ``viewer_planes.js`` shows the same.
 """
 
 from __future__ import annotations
