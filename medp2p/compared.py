@@ -7,6 +7,7 @@ stored in another order or direction are the same grid: they are reordered, no v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from medp2p.volume import Grid, Volume, reorient
 
 SHOWN_FILES = ("prediction", "reference", "mask", "region", "transform", "source")
 """Which files of a case its images are made from; label maps are compared only."""
+
+CENTRE_TOLERANCE = 0.01
+"""In voxels; a point so little beyond the outermost centres counts as on them."""
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -63,6 +67,7 @@ class ComparedImages:
         reference: The true image.
         inside: The voxels that are compared; None for all.
         notes: What was done to bring them to one grid.
+        filled: Voxels that a resampled prediction does not reach; None if there are none.
         prediction_interpolated: Whether the prediction's values were interpolated, which blurs.
         reference_interpolated: Whether the reference's were.
     """
@@ -71,6 +76,7 @@ class ComparedImages:
     reference: Volume
     inside: Mask | None
     notes: tuple[str, ...] = ()
+    filled: Mask | None = None
     prediction_interpolated: bool = False
     reference_interpolated: bool = False
 
@@ -123,7 +129,7 @@ def compared_images(
         ImageReadError: If the mask is an image, by its header or its values.
         EvaluationError: If the mask or region is empty, or they have no voxel in common.
     """
-    reference, region, seen = _registered(volumes)
+    reference, region, seen = _registered(volumes, outside)
     inside, notes = _marked_voxels(volumes.mask, region, reference, allow_resampling)
     if seen is not None:
         wanted = np.ones_like(seen) if inside is None else inside
@@ -131,45 +137,67 @@ def compared_images(
         notes.insert(0, _registration_note(inside, wanted, volumes))
     voxels = voxels_on(volumes.prediction, reference)
     interpolated = voxels is None
+    filled: Mask | None = None
     if voxels is None:
         if not allow_resampling:
             raise other_grid("prediction", volumes.prediction, reference)
-        voxels, note = _resampled(volumes.prediction, reference, inside, outside)
+        voxels, filled, note = _resampled(volumes.prediction, reference, inside, outside)
         notes.append(note)
     return ComparedImages(
         replace(volumes.prediction, array=voxels, affine=reference.affine),
         reference,
         inside,
         tuple(notes),
+        filled,
         prediction_interpolated=interpolated,
         reference_interpolated=volumes.registration is not None,
     )
 
 
-def with_moved_prediction(images: ComparedImages, alignment: Alignment) -> ComparedImages:
+def with_moved_prediction(
+    images: ComparedImages, alignment: Alignment, *, outside: float
+) -> ComparedImages:
     """Move the prediction, and leave out the voxels that it no longer covers.
 
     Args:
         images: On one grid.
         alignment: Where the reference's world lies in the prediction's.
+        outside: Value of the prediction where it has none.
     """
-    prediction, seen = moved_onto(images.prediction, alignment, images.reference.grid)
+    prediction, seen = moved_onto(images.prediction, alignment, images.reference.grid, outside)
     inside = seen if images.inside is None else images.inside & seen
     return replace(images, prediction=prediction, inside=inside, prediction_interpolated=True)
 
 
-def moved_onto(volume: Volume, alignment: Alignment, grid: Grid) -> tuple[Volume, Mask]:
+def moved_onto(
+    volume: Volume, alignment: Alignment, grid: Grid, outside: float
+) -> tuple[Volume, Mask]:
     """Resample a volume once, linearly, and tell which voxels of the grid it covers.
+
+    It covers what lies between its outermost voxel centres: nothing is extrapolated.
 
     Args:
         volume: The moving image.
         alignment: Where the grid's world lies in the moving image's.
-        grid: Where values are wanted; beyond the image its outermost voxels are continued.
+        grid: Where values are wanted.
+        outside: Value of what is not covered.
     """
-    array = resample_aligned(volume, alignment, grid)
-    extent = volume.with_array(np.ones(volume.shape, np.uint8))
+    extent = _between_centres(volume)
     seen = resample_aligned(extent, alignment, grid, outside=0, nearest=True) > 0
+    array = np.where(seen, resample_aligned(volume, alignment, grid), np.float32(outside))
     return replace(volume, array=array, affine=grid.affine), seen
+
+
+def _between_centres(volume: Volume) -> Volume:
+    """Ones from the first to the last voxel centre along every axis, where values are known."""
+    count = np.maximum(np.array(volume.shape) - 1, 1)
+    single = np.array(volume.shape) == 1
+    length = np.where(single, 1.0, count + 2 * CENTRE_TOLERANCE)
+    first = np.where(single, 0.0, length / count / 2 - CENTRE_TOLERANCE)
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first
+    affine[:3, :3] *= length / count
+    return replace(volume, array=np.ones(count, np.uint8), affine=affine)
 
 
 def voxels_on(volume: Volume, reference: Volume) -> Array | None:
@@ -242,16 +270,16 @@ def _read_source(files: CaseFiles) -> Volume | None:
         return None
 
 
-def _registered(volumes: CaseVolumes) -> tuple[Volume, Volume | None, Mask | None]:
+def _registered(volumes: CaseVolumes, outside: float) -> tuple[Volume, Volume | None, Mask | None]:
     """Return reference and region in RAS order, brought to the prediction if registered.
 
-    The last is where a registered reference has voxels.
+    The last is where a registered reference has voxels; elsewhere it is ``outside``.
     """
     alignment, reference, region = volumes.registration, volumes.reference, volumes.region
     if alignment is None:
         return reorient(reference, "RAS"), region, None
     grid = reorient(volumes.prediction, "RAS").grid
-    reference, seen = moved_onto(reference, alignment, grid)
+    reference, seen = moved_onto(reference, alignment, grid, outside)
     if region is not None:
         carried = resample_aligned(region, alignment, grid, outside=0, nearest=True)
         region = replace(region, array=carried, affine=grid.affine)
@@ -268,7 +296,7 @@ def _registration_note(inside: Mask, wanted: Mask, volumes: CaseVolumes) -> str:
     what = "the mask" if volumes.mask and not volumes.region else "what is to be compared"
     return (
         "reference resampled linearly by its registration onto the prediction's grid; it "
-        f"covers {share:.0%} of {what}, the rest is left out"
+        f"covers {math.floor(1000 * share) / 10:g} % of {what}, the rest is left out"
     )
 
 
@@ -316,8 +344,8 @@ def _mask_voxels(
 
 def _resampled(
     prediction: Volume, reference: Volume, inside: Mask | None, outside: float
-) -> tuple[Array, str]:
-    """Interpolate the prediction onto the reference's grid, and say so."""
+) -> tuple[Array, Mask, str]:
+    """Interpolate the prediction onto the reference's grid; tell what it does not reach."""
     extent = prediction.with_array(np.ones(prediction.shape, np.uint8))
     within = resample(extent, reference.grid, outside=0, nearest=True)
     covered = float(np.mean(within if inside is None else within[inside]))
@@ -332,4 +360,4 @@ def _resampled(
             f"; {100 * (1 - covered):.2g} % of the compared voxels lie outside it and count as "
             f"{outside:g}"
         )
-    return resample(prediction, reference.grid, outside=outside), note
+    return resample(prediction, reference.grid, outside=outside), within == 0, note

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import dicom_phantoms as phantoms
+import nibabel as nib
 import numpy as np
 import pytest
 from cohorts import AFFINE, SHAPE, ct_array, mask_array, run, save
@@ -70,8 +71,6 @@ def registered_region(files: CaseFiles) -> CaseFiles:
 
 
 def _affine_of(path: Path) -> np.ndarray:
-    import nibabel as nib
-
     return np.asarray(nib.load(path).affine)
 
 
@@ -134,7 +133,60 @@ def test_a_registered_reference_is_compared_where_it_has_voxels(tmp_path: Path) 
     assert images.mask is not None
     assert 0.5 < result.values["voxels"] / whole.values["voxels"] < 0.65
     assert result.values["mae_hu"] == pytest.approx(10, abs=1e-3)
-    assert "covers 58% of the mask" in result.notes[0]
+    assert "covers 58.3 % of the mask" in result.notes[0]
+
+
+def test_nothing_beyond_the_reference_s_last_centres_is_compared(tmp_path: Path) -> None:
+    files = plain(write_case(tmp_path))
+    for shift, lost in ((0.0, 0), (0.4, 1), (-0.4, 1), (1.6, 2)):
+        moved = AFFINE.copy()
+        moved[:3, 3] += shift * AFFINE[:3, 0]
+        save(files.reference, ct_array(1), moved)
+        transform = tmp_path / "to_ct.tfm"
+        write_alignment(transform, Alignment.identity(), overwrite=True)
+        result = evaluate_files(replace(files, mask=None, transform=transform), PROFILE)
+        assert result.values["voxels"] == (SHAPE[0] - lost) * SHAPE[1] * SHAPE[2]
+    images = read_case_images(result)
+    assert images.mask is not None
+    assert (images.reference.array[~images.mask] == PROFILE.value_range[0]).all()
+
+
+def test_label_maps_go_the_way_of_their_images(tmp_path: Path) -> None:
+    """The reference's through the registration, the prediction's with the alignment."""
+    files = write_case(tmp_path)
+    maps = {
+        "prediction_labels": files.prediction_labels,
+        "reference_labels": files.reference_labels,
+    }
+    there = replace(registered(files), **maps)
+    save(files.reference_labels, labels_array()[:11], _affine_of(files.reference))
+    scores = evaluate_files(there, PROFILE).labels
+    assert {name: of_class["dice"] for name, of_class in scores.items()} == {"3": 1.0, "5": 1.0}
+
+    files = displaced(write_case(tmp_path / "displaced"))
+    plate = (nib.load(files.reference).get_fdata() > 500).astype(np.uint8)
+    save(maps["reference_labels"], plate, np.eye(4))
+    save(maps["prediction_labels"], np.roll(plate, 1, axis=0), np.eye(4))
+    files = replace(files, **maps)
+    apart, aligned = (
+        evaluate_files(files, PROFILE, Options(align=align)).labels["1"]["dice"]
+        for align in (False, True)
+    )
+    assert apart < 0.95
+    assert aligned > 0.99
+
+
+def test_what_a_prediction_does_not_reach_moves_no_alignment(tmp_path: Path) -> None:
+    files = displaced(write_case(tmp_path))
+    image = np.repeat(nib.load(files.reference).get_fdata().astype(np.int16), 2, axis=2)
+    save(files.reference, image, np.eye(4))
+    mask = np.repeat(nib.load(files.mask).get_fdata().astype(np.uint8), 2, axis=2)
+    save(files.mask, mask, np.eye(4))
+    save(files.prediction, image[:, :, :44], np.eye(4))
+    options = Options(align=True, allow_resampling=True)
+    result = evaluate_files(files, PROFILE, options)
+    assert result.alignment is None
+    assert result.values["alignment_shift_mm"] < 0.05
 
 
 @pytest.mark.parametrize(

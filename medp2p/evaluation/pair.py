@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medp2p.alignment import Alignment, resample_aligned
 from medp2p.compared import (
     CaseVolumes,
     ComparedImages,
@@ -27,10 +28,10 @@ from medp2p.compared import (
 from medp2p.config import EIGHT_BIT
 from medp2p.errors import EvaluationError
 from medp2p.evaluation.findings import find_faults
-from medp2p.evaluation.rigid import RigidAlignment, align_prediction
+from medp2p.evaluation.rigid import ALIGNMENT_REACH_MM, RigidAlignment, align_prediction
 from medp2p.io import read_volume
 from medp2p.metrics import LABEL_SETS, TISSUES_HU, Measures, Profile, label_scores, measure
-from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
+from medp2p.preprocessing import CT_AIR_HU, check_mask_values
 from medp2p.results import CaseFiles, CaseResult, Finding, Matrix, Where
 from medp2p.volume import Volume
 
@@ -174,22 +175,22 @@ def _evaluated(
     for role, volume in (("prediction", volumes.prediction), ("reference", volumes.reference)):
         _refuse_not_comparable(role, volume, profile)
         notes += _value_notes(role, volume, profile)
-    images = compared_images(
-        volumes, outside=profile.value_range[0], allow_resampling=options.allow_resampling
-    )
+    outside = profile.value_range[0]
+    images = compared_images(volumes, outside=outside, allow_resampling=options.allow_resampling)
     notes += _mask_notes(volumes, images, profile)
     notes += images.notes
     found: RigidAlignment | None = None
     if options.align:
-        found = align_prediction(images.prediction, images.reference, images.inside)
+        found = align_prediction(images.prediction, images.reference, _reached(images))
         notes.append(found.note)
         if found.moved:
-            images = with_moved_prediction(images, found.pose)
+            images = with_moved_prediction(images, found.pose, outside=outside)
     predicted, reference, inside = images.prediction.array, images.reference, images.inside
     measures = _measured(images, profile, options)
     notes += measures.notes
     notes += _error_notes(predicted, inside, measures.values[profile.mae_key])
-    labels = _label_scores(label_maps, reference, inside, options)
+    pose = found.pose if found and found.moved else Alignment.identity()
+    labels = _label_scores(label_maps, volumes, images, pose, options)
     if label_maps and not labels:
         notes.append("label maps: the reference holds no class that counts here")
     findings: tuple[Finding, ...] = ()
@@ -217,6 +218,16 @@ def _evaluated(
         findings=findings,
         alignment=_pose(found),
     )
+
+
+def _reached(images: ComparedImages) -> Mask | None:
+    """The compared voxels around which the prediction has values of its own; None for all."""
+    filled = images.filled
+    if filled is None or not filled.any():
+        return images.inside
+    spacing = images.reference.spacing_mm
+    reached = ndimage.distance_transform_edt(~filled, sampling=spacing) > ALIGNMENT_REACH_MM
+    return reached if images.inside is None else images.inside & reached
 
 
 def _sharpness_notes(images: ComparedImages) -> list[str]:
@@ -348,27 +359,38 @@ def _measured(images: ComparedImages, profile: Profile, options: Options) -> Mea
 
 
 def _label_scores(
-    labels: tuple[Volume, Volume] | None,
-    reference: Volume,
-    inside: Mask | None,
+    label_maps: tuple[Volume, Volume] | None,
+    volumes: CaseVolumes,
+    images: ComparedImages,
+    pose: Alignment,
     options: Options,
 ) -> dict[str, dict[str, float]]:
-    """Compare two label maps class by class, if there are any."""
-    if labels is None:
+    """Compare two label maps class by class, each moved as the image that it belongs to."""
+    if label_maps is None:
         return {}
-    predicted, true = (_label_voxels(volume, reference, options) for volume in labels)
+    for labels in label_maps:
+        check_mask_values(labels)
+    of_prediction, of_reference = label_maps
+    predicted = _label_voxels(of_prediction, images.reference, images.reference, pose, options)
+    registration = volumes.registration or Alignment.identity()
+    on_prediction = voxels_on(of_reference, images.reference)
+    if on_prediction is not None and voxels_on(of_reference, volumes.reference) is None:
+        true = on_prediction
+    else:
+        true = _label_voxels(
+            of_reference, volumes.reference, images.reference, registration, options
+        )
     classes = LABEL_SETS[options.label_classes] if options.label_classes else None
-    return label_scores(predicted, true, classes, inside, _spacing(reference))
+    return label_scores(predicted, true, classes, images.inside, _spacing(images.reference))
 
 
-def _label_voxels(labels: Volume, reference: Volume, options: Options) -> Array:
-    check_mask_values(labels)
-    voxels = voxels_on(labels, reference)
-    if voxels is not None:
-        return voxels
-    if not options.allow_resampling:
-        raise other_grid("label map", labels, reference)
-    return resample(labels, reference.grid, outside=0, nearest=True)
+def _label_voxels(
+    labels: Volume, image: Volume, reference: Volume, alignment: Alignment, options: Options
+) -> Array:
+    """Bring a label map from its image's grid to the grid of the comparison, by nearest voxel."""
+    if voxels_on(labels, image) is None and not options.allow_resampling:
+        raise other_grid("label map", labels, image)
+    return resample_aligned(labels, alignment, reference.grid, outside=0, nearest=True)
 
 
 def _error_notes(predicted: Array, inside: Mask | None, mean_absolute_error: float) -> list[str]:

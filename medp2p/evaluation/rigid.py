@@ -37,6 +37,9 @@ POINTS = 30_000
 RIM_MM = 6.0
 """The mask and this far around it are compared, so that the outline counts."""
 
+ALIGNMENT_REACH_MM = RIM_MM + 3 * SMOOTHING_MM
+"""Voxels of the mask see values this far away."""
+
 CLIPPED_SHARE = 0.01
 """Values beyond this share of the reference's at either end count as the value there."""
 
@@ -254,7 +257,9 @@ def _undone(
         note = f"rigid alignment: {found}; left as it is, {reason}"
     else:
         alignment = Alignment(pose)
-        prediction, seen = moved_onto(prediction, alignment, reference.grid)
+        prediction, seen = moved_onto(
+            prediction, alignment, reference.grid, float(prediction.array.min())
+        )
         note = f"rigid alignment: {found}; moved back (one linear interpolation)"
     return RigidAlignment(
         prediction=prediction,

@@ -57,10 +57,16 @@ def read_case_images(result: CaseResult) -> CaseImages:
         raise ImageReadError("the prediction was not kept as a file")
     refuse_changed(result.files)
     volumes = read_case(result.files, result.where.region_name or None)
-    images = compared_images(volumes, outside=result.profile.value_range[0], allow_resampling=True)
+    outside = result.profile.value_range[0]
+    images = compared_images(volumes, outside=outside, allow_resampling=True)
     notes = list(images.notes)
+    if not result.files.hashes:
+        notes.append("whether the images changed since the evaluation is not known")
+    if volumes.registration is not None:
+        notes.append(f"where the reference has no voxels {outside:g} is shown")
     if result.alignment:
-        images = with_moved_prediction(images, Alignment(np.array(result.alignment)))
+        pose = Alignment(np.array(result.alignment))
+        images = with_moved_prediction(images, pose, outside=outside)
         notes.append("prediction shown as compared, moved rigidly onto the reference")
     source, source_note = _shown_source(result.files, volumes.source, images.reference.grid)
     return CaseImages(
