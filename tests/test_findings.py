@@ -30,11 +30,12 @@ from medp2p.evaluation.findings import (
     measure_faults,
 )
 from medp2p.evaluation.findings.cohort import COHORT_CASES
+from medp2p.evaluation.statistics import summarize
 from medp2p.io import write_volume
 from medp2p.metrics import PROFILES
 from medp2p.phantom import case_seed, make_phantom
 from medp2p.report.evaluation_page import evaluation_page
-from medp2p.results import CaseFiles, Finding, Summary, read_results, write_results
+from medp2p.results import CaseFiles, CaseResult, Finding, Summary, read_results, write_results
 from medp2p.volume import Volume, reorient
 
 Array = NDArray[Any]
@@ -198,6 +199,38 @@ def test_a_mirrored_prediction_is_named_and_nothing_else(sample, axis, words):
     findings = sample.faults(damage.mirrored(sample.prediction, axis))
     assert kinds(findings) == ["mirrored"]
     assert words in findings[0].text
+
+
+@pytest.mark.parametrize("size", [48, 64])
+def test_a_shift_on_a_coarse_grid_is_not_called_a_mirroring(size):
+    """A head is nearly symmetric: turned over about another middle, it is only moved."""
+    for seed in range(6 if size == 48 else 3):
+        sample = stand_in(100 + seed, (size, size, size))
+        for voxels in (-3, -2, -0.5, 2, 3):
+            shifted = sample.faults(damage.shifted(sample.prediction, (voxels, 0, 0)))
+            assert "mirrored" not in kinds(shifted), (seed, voxels)
+            assert "shifted" in kinds(shifted) or abs(voxels) < 1, (seed, voxels)
+
+
+@pytest.mark.parametrize("size", [48, 64])
+@pytest.mark.parametrize(
+    ("axis", "words"), [(0, "left to right"), (1, "front to back"), (2, "head to foot")]
+)
+def test_a_mirrored_prediction_is_named_on_a_coarse_grid(size, axis, words):
+    """About the image's middle and the body's; and a blurred one."""
+    for seed in range(3):
+        sample = stand_in(100 + seed, (size, size, size))
+        slices = np.flatnonzero(np.moveaxis(sample.mask, axis, 0).any(axis=(1, 2)))
+        twins = (slices[0] + slices[-1] - np.arange(size)).clip(0, size - 1)
+        turned = damage.mirrored(sample.prediction, axis)
+        for prediction in (
+            turned,
+            np.take(sample.prediction, twins, axis),
+            damage.blurred(turned, 1),
+        ):
+            findings = sample.faults(prediction)
+            assert kinds(findings) == ["mirrored"], seed
+            assert words in findings[0].text
 
 
 @pytest.mark.parametrize(("axis", "words"), [(0, "right"), (1, "front"), (2, "head")])
@@ -415,6 +448,65 @@ def test_a_cohort_s_bias_must_be_large_and_sure(mean, interval, count, found):
     summaries = {"one": {"bias_soft_hu": summary, "bias_hu": summary}, "other": {}}
     named = find_cohort_faults(summaries, ["soft", "bone"])
     assert [(f.method, f.kind, f.cases) for f in named] == found * [("one", "biased_soft", count)]
+
+
+def cohort_of(count: int, kind: str | None, method: str = "", **bias_hu: float) -> list[CaseResult]:
+    """Cases with these mean errors of tissues, each with a finding of the kind."""
+    findings = () if kind is None else (Finding(kind, "", 1.0, 1.0),)
+    values = {f"bias_{tissue}_hu": hu for tissue, hu in bias_hu.items()}
+    return [
+        CaseResult(
+            f"{kind} {i}", values, PROFILES["synthrad2025"], method=method, findings=findings
+        )
+        for i in range(count)
+    ]
+
+
+def over_all(cases: list[CaseResult]) -> list[tuple[str, int, float]]:
+    methods = {case.method: [c for c in cases if c.method == case.method] for case in cases}
+    summaries = {method: summarize(of_method) for method, of_method in methods.items()}
+    found = find_cohort_faults(summaries, ["air", "soft", "bone", "dense_bone"], cases)
+    return [(finding.kind, finding.cases, finding.value) for finding in found]
+
+
+@pytest.mark.parametrize(
+    "kind", ["shifted", "mirrored", "unrelated", "cut_off", "wrong_scale", "offset", "cropped"]
+)
+def test_a_cohort_s_bias_that_its_cases_explain_is_not_named(kind):
+    bias = {"air": 300.0, "soft": -40.0, "bone": -252.0, "dense_bone": -400.0}
+    assert over_all(cohort_of(COHORT_CASES, None, **bias)) != []
+    assert over_all(cohort_of(COHORT_CASES, kind, **bias)) == []
+
+
+def test_blur_explains_a_cohort_s_bone_but_not_its_soft_tissue():
+    blurred = cohort_of(COHORT_CASES, "blurred", soft=-40, bone=-100, dense_bone=-200)
+    assert over_all(blurred) == [("biased_soft", COHORT_CASES, 40)]
+
+
+def test_a_hole_does_not_explain_a_cohort_s_bias():
+    holes = cohort_of(COHORT_CASES, "missing_bone", bone=-100)
+    assert over_all(holes) == [("biased_bone", COHORT_CASES, 100)]
+
+
+def test_only_cases_without_an_explanation_count_for_a_cohort_s_bias():
+    shifted = cohort_of(20, "shifted", bone=-252)
+    assert over_all(shifted + cohort_of(COHORT_CASES - 1, None, bone=-60)) == []
+    enough = cohort_of(COHORT_CASES, "biased_bone", bone=-60)
+    assert over_all(shifted + enough) == [("biased_bone", COHORT_CASES, 60)]
+    assert over_all(shifted + cohort_of(COHORT_CASES, None, bone=0)) == []
+
+
+def test_one_method_s_findings_do_not_explain_another_s_bias():
+    cases = cohort_of(COHORT_CASES, "shifted", "one", bone=-252)
+    cases += cohort_of(COHORT_CASES, None, "other", bone=-100)
+    assert over_all(cases) == [("biased_bone", COHORT_CASES, 100)]
+
+
+def test_dense_bone_is_named_only_where_bone_is_not():
+    both = cohort_of(COHORT_CASES, None, bone=-100, dense_bone=-200)
+    assert over_all(both) == [("biased_bone", COHORT_CASES, 100)]
+    dense = cohort_of(COHORT_CASES, None, bone=-10, dense_bone=-200)
+    assert over_all(dense) == [("biased_dense_bone", COHORT_CASES, 200)]
 
 
 def test_values_outside_the_mask_do_not_count(sample):

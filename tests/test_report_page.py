@@ -14,6 +14,7 @@ import pytest
 from browser import in_browser
 from conftest import refused, run
 
+from medp2p.compared import with_hashes
 from medp2p.errors import ImageReadError
 from medp2p.metrics import PROFILES, Curve, Histogram2D, range_profile
 from medp2p.report.agreement import limits_of_agreement, summed_histogram
@@ -515,7 +516,8 @@ def write_images(folder: Path, affine=None, **others) -> CaseFiles:
     }
     for name, image in images.items():
         nib.save(image, folder / f"{name}.nii.gz")
-    return CaseFiles("a", folder / "sct.nii.gz", folder / "ct.nii.gz", folder / "mask.nii.gz")
+    paths = [folder / f"{name}.nii.gz" for name in ("sct", "ct", "mask")]
+    return with_hashes(CaseFiles("a", *paths))
 
 
 def hu_result(files: CaseFiles | None, case: str = "a") -> CaseResult:
@@ -525,9 +527,12 @@ def hu_result(files: CaseFiles | None, case: str = "a") -> CaseResult:
 
 
 def test_images_are_shown_on_the_grid_of_the_comparison(tmp_path):
-    images = read_case_images(hu_result(write_images(tmp_path)))
+    files = write_images(tmp_path)
+    images = read_case_images(hu_result(files))
     assert images.reference.orientation == "RAS"
     assert images.notes == ()
+    [unknown] = read_case_images(hu_result(dataclasses.replace(files, hashes={}))).notes
+    assert "is not known" in unknown
     np.testing.assert_array_equal(images.prediction.array, images.reference.array + 7)
     np.testing.assert_array_equal(images.mask, images.reference.array > -500)
 

@@ -180,7 +180,7 @@ def _evaluation(
         compare_methods(methods) if several else (),
         rank_methods(methods, profile) if several else (),
         check_gates(gates, summaries),
-        find_cohort_faults(summaries, options.tissues) if options.find_faults else (),
+        find_cohort_faults(summaries, options.tissues, results) if options.find_faults else (),
         settings=_settings(options),
         versions=library_versions(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,39 +65,51 @@ def unrelated(case: Case) -> list[Finding]:
 
 
 MIRRORED_GAIN = 0.02
-"""By so much the prediction's correlation with the reference rises when it is turned over."""
+"""By so much the prediction's correlation with the reference is higher after it is turned over
+than after it is moved along the same axis."""
+MOVED_SHARE = 0.25
+"""Moves up to this share of the body's extent along the axis are tried."""
 
 
 def mirrored(case: Case) -> list[Finding]:
     """The prediction resembles the reference more after it is turned over.
 
-    It is turned about the middle of the image, and about the middle of the body.
+    It is turned about the middle of the image, and about the middle of the body. A body that is
+    nearly symmetric is moved by that as well; so turning must do better than moving alone.
     """
     step = sample_step(case.true.size)
-    index, true = np.argwhere(case.inside)[::step], case.true[::step]
+    index, true = np.argwhere(case.inside)[::step] + case.origin, case.true[::step]
     alike = correlation(case.predicted[::step], true)
     found = []
     for axis in range(3):
         if case.inside.shape[axis] < 3:
             continue
-        middles = {
-            case.whole.shape[axis] - 1 - 2 * case.origin[axis],
-            int(index[:, axis].min() + index[:, axis].max()),
-        }
-        turned = max(correlation(_turned(case, index, axis, m), true) for m in middles)
+        along = index[:, axis]
+        middles = {case.whole.shape[axis] - 1, int(along.min() + along.max())}
+        turned = max(correlation(_taken(case, index, axis, m - along), true) for m in middles)
+        gain = turned - alike if turned >= UNRELATED_CORRELATION else 0.0
+        if gain >= MIRRORED_GAIN:
+            gain = turned - _alike_when_moved(case, index, axis, true)
         text = (
             f"the prediction is mirrored {MIRRORED_WORDS[axis]}: its correlation with the "
             f"reference is {alike:.2f}, and {turned:.2f} when it is turned over; check the "
             "orientation in the header and how the prediction was written"
         )
-        gain = turned - alike if turned >= UNRELATED_CORRELATION else 0.0
         found.append(Finding("mirrored", text, gain, MIRRORED_GAIN))
     return [max(found, key=lambda finding: finding.value)] if found else []
 
 
-def _turned(case: Case, index: NDArray[np.int64], axis: int, both_ends: int) -> Image:
-    """The prediction in the voxels' twins; ``both_ends`` is the sum of the indices of a pair."""
-    twin = index + case.origin
-    twin[:, axis] = both_ends - index[:, axis] + case.origin[axis]
-    twin[:, axis] = twin[:, axis].clip(0, case.whole.shape[axis] - 1)
-    return finite(case.whole[tuple(twin.T)])
+def _alike_when_moved(case: Case, index: NDArray[np.int64], axis: int, true: Image) -> float:
+    """The highest correlation after a move along the axis by whole or half voxels."""
+    along = index[:, axis]
+    reach = max(1, round(MOVED_SHARE * (along.max() - along.min())))
+    moved = [_taken(case, index, axis, along + move) for move in range(-reach, reach + 1)]
+    halfway = [(first + second) / 2 for first, second in pairwise(moved)]
+    return max(correlation(image, true) for images in (moved, halfway) for image in images)
+
+
+def _taken(case: Case, index: NDArray[np.int64], axis: int, along: NDArray[np.int64]) -> Image:
+    """The prediction at these indices of the whole image, but with others along the axis."""
+    other = index.copy()
+    other[:, axis] = along.clip(0, case.whole.shape[axis] - 1)
+    return finite(case.whole[tuple(other.T)])
