@@ -29,6 +29,7 @@ from .translate import translate
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="medp2p",
@@ -80,7 +81,7 @@ for command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a `MedP2PError` is printed as one line.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases of a batch failed.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases of a batch failed, 130 interrupted.
     """
     # Idle OpenMP threads that spin slow a busy machine down by a factor; read by torch's OpenMP.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -93,3 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = " ".join(str(error).splitlines())
         print(f"medp2p: {line}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+    except SystemExit as end:
+        if end.code == EXIT_INTERRUPTED:
+            line = "interrupted; what was finished before is kept, nothing is half written"
+            print(f"medp2p: {line}", file=sys.stderr)  # noqa: T201
+        raise

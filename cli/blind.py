@@ -77,7 +77,8 @@ def blind(
         made = export_blinded(
             cases, output, profile, method=name, seed=seed, overwrite=overwrite, progress=advance
         )
-    typer.echo(f"{output}: {len(made.pairs)} pairs; give away for_readers, keep key.csv")
+    count = f"{len(made.pairs)} {'pair' if len(made.pairs) == 1 else 'pairs'}"
+    typer.echo(f"{output}: {count}; give away for_readers, keep key.csv")
     failures = {**left_out, **made.failures}
     for case, reason in failures.items():
         typer.echo(f"medp2p: case {case}: {reason}", err=True)
@@ -93,13 +94,19 @@ def blind_score(
     """Count how often readers recognized the true image.
 
     Prints each reader's accuracy with its exact 95 % interval: one that holds 50 % fits guessing.
+    If a sheet has wrong lines, each is named and no sheet is scored.
     """
     import json
     import math
     from dataclasses import asdict
 
-    from medp2p.blinded import score_answers
+    from medp2p.blinded import answer_problems, score_answers
 
+    problems = [problem for path in answers for problem in answer_problems(path, key)]
+    for problem in problems:
+        typer.echo(f"medp2p: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
     scores = [score_answers(path, key) for path in answers]
     if as_json:
         rows = [

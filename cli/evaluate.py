@@ -235,8 +235,8 @@ def evaluate(
         predict: Predict | None = None
         if any(path.suffix.lower() == ".safetensors" for path in predictions.values()):
             pairings, predict = _model_s_cases(predictions, reference, layout, device)
-            if output and folder:
-                pairings, predict = _kept(pairings, predict, output, folder)
+            if folder:
+                pairings, predict = _kept(pairings, predict, folder)
         else:
             labels = _labels(labels_pred or (), predictions)
             pairings = evaluation.pair_methods(predictions, reference, layout, labels=labels)
@@ -251,9 +251,10 @@ def evaluate(
                 predict=predict,
                 jobs=jobs or min(options.processor_cores(), max(1, count // 2)),
             )
-        if folder:
+        if output and folder:
             from medp2p.results import write_results_into
 
+            outcome = _with_files_moved(outcome, folder, output)
             write_results_into(folder, outcome)
     if table:
         evaluation.write_table(table, outcome, overwrite=overwrite)
@@ -410,27 +411,42 @@ def _model_s_cases(
 
 
 def _kept(
-    pairings: "dict[str, Pairing]", predict: "Predict", output: Path, folder: Path
+    pairings: "dict[str, Pairing]", predict: "Predict", folder: Path
 ) -> "tuple[dict[str, Pairing], Predict]":
     """Keep what a model predicts among the results, so that a report can show it.
 
     Args:
         pairings: Without predictions on the disk.
         predict: Makes the prediction of a case.
-        output: Where the results will be.
-        folder: Where they are until then.
+        folder: Where the results are until they are whole.
     """
     from medp2p.io import write_volume
 
+    predictions = folder / PREDICTIONS_FOLDER
+
     def predict_and_write(files: "CaseFiles") -> "Volume":
         prediction = predict(files)
-        place = folder / PREDICTIONS_FOLDER / f"{files.case}.nii.gz"
-        place.parent.mkdir(exist_ok=True)
-        write_volume(prediction, place)
+        if files.prediction:
+            predictions.mkdir(exist_ok=True)
+            write_volume(prediction, files.prediction)
         return prediction
 
     def named(files: "CaseFiles") -> "CaseFiles":
-        return replace(files, prediction=output / PREDICTIONS_FOLDER / f"{files.case}.nii.gz")
+        return replace(files, prediction=predictions / f"{files.case}.nii.gz")
 
     kept = {m: (list(map(named, pairs)), failures) for m, (pairs, failures) in pairings.items()}
     return kept, predict_and_write
+
+
+def _with_files_moved(outcome: "Evaluation", folder: Path, output: Path) -> "Evaluation":
+    """Name what was written into a temporary folder by the place where it will be."""
+
+    def moved(files: "CaseFiles | None") -> "CaseFiles | None":
+        if files is None or files.prediction is None:
+            return files
+        if not files.prediction.is_relative_to(folder):
+            return files
+        return replace(files, prediction=output / files.prediction.relative_to(folder))
+
+    results = tuple(replace(result, files=moved(result.files)) for result in outcome.results)
+    return replace(outcome, results=results)

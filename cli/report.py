@@ -42,8 +42,8 @@ def report(
     """Make a page of an evaluation that opens in any browser, without a network.
 
     Findings, summary with definitions, comparison of methods, figures, the worst slices, a viewer
-    of the images and every value. Images that have moved since the evaluation are left out, and
-    the page says so.
+    of the images and every value. A case whose images changed since the evaluation, or are gone,
+    keeps its numbers; its images are left out, and the page says so.
     """
     from medp2p.files import write_text
     from medp2p.report.evaluation_page import evaluation_page, viewed_cases
@@ -56,13 +56,17 @@ def report(
     options.refuse_outputs_early([output, *([pdf] if pdf else [])], overwrite)
     evaluation = read_results(results)
     shown = 0 if no_viewer else cases
+    left_out: list[str] = []
     with progress_bar("packing images", len(viewed_cases(evaluation, shown)), "case") as advance:
         page = evaluation_page(
             evaluation,
             viewer_cases=shown,
             full_resolution=full_resolution,
             progress=lambda: advance(),
+            left_out=lambda case, reason: left_out.append(f"case {case} without images: {reason}"),
         )
+    for line in left_out:
+        typer.echo(f"medp2p: {line}", err=True)
     write_text(output, page, overwrite=overwrite)
     typer.echo(f"{output}: {len(page.encode()) / 1e6:.1f} MB", err=True)
     if pdf:

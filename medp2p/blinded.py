@@ -21,13 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from medp2p.alignment import read_alignment
+from medp2p.compared import compared_images, read_case, refuse_changed
 from medp2p.errors import EvaluationError, GeometryError, MedP2PError
 from medp2p.files import atomic_folder
-from medp2p.io import read_volume, write_volume
-from medp2p.manifest import aligned_volume, dicom_options
+from medp2p.io import write_volume
 from medp2p.metrics import Profile
-from medp2p.regions import read_region
 from medp2p.results import CaseFiles
 from medp2p.volume import Volume, reorient
 
@@ -183,12 +181,11 @@ def score_answers(answers: Path, key: Path) -> ReaderScore:
         EvaluationError: If a file is missing, a pair unknown or there twice, an answer is not
             ``a`` or ``b``, a quality not 1 to `MOST_QUALITY`, or nothing was answered.
     """
-    key = key / KEY_FILE if key.is_dir() else key
-    predictions = {row["pair"]: row["prediction"] for row in _read_rows(key, KEY_COLUMNS)}
-    given = _answers(answers, predictions)
+    predictions = _read_key(key)
+    given, problems = _read_answers(answers, predictions)
+    if problems:
+        raise EvaluationError(problems[0])
     told = {pair: row["which_is_real"] for pair, row in given.items() if row["which_is_real"]}
-    if not told:
-        raise EvaluationError(f"{answers}: no pair has an answer in which_is_real, fill in a or b")
     correct = sum(real != predictions[pair] for pair, real in told.items())
     test = binomtest(correct, len(told), 0.5)
     interval = test.proportion_ci(CONFIDENCE, method="exact")
@@ -210,6 +207,23 @@ def score_answers(answers: Path, key: Path) -> ReaderScore:
     )
 
 
+def answer_problems(answers: Path, key: Path) -> list[str]:
+    """Say what keeps a reader's sheet from being scored, a line for each wrong row of it.
+
+    Args:
+        answers: The reader's filled sheet.
+        key: The set's ``key.csv``, or the folder that holds it.
+
+    Raises:
+        EvaluationError: If the key cannot be read.
+    """
+    predictions = _read_key(key)
+    try:
+        return _read_answers(answers, predictions)[1]
+    except EvaluationError as error:
+        return [str(error)]
+
+
 def _shuffled(cases: Sequence[CaseFiles], seed: int) -> list[CaseFiles]:
     """The cases in an order that seed and names alone decide."""
     ordered = sorted(cases, key=lambda files: files.case)
@@ -223,25 +237,30 @@ def _side(files: CaseFiles, seed: int) -> Side:
 
 
 def _pictures(files: CaseFiles, profile: Profile) -> tuple[Volume, Volume]:
-    """Return prediction and reference on one grid, with the same values outside the mask."""
-    if files.prediction is None:
-        raise EvaluationError(f"case {files.case}: there is no prediction on disk")
-    prediction = read_volume(files.prediction)
-    reference = read_volume(files.reference, dicom=dicom_options(files.series))
-    if files.transform:
-        reference = aligned_volume(reference, read_alignment(files.transform), prediction.grid)
-    prediction = reorient(prediction, reference.orientation)
-    difference = prediction.grid.difference(reference.grid)
+    """Return prediction and reference on one grid, with the same values outside the mask.
+
+    The whole mask is shown, also where the evaluation compared a region of it.
+    """
+    files = replace(files, region=None, source=None)
+    refuse_changed(files)
+    volumes = read_case(files)
+    if volumes.registration is None:
+        _refuse_other_grid(volumes.prediction, volumes.reference)
+    images = compared_images(volumes, outside=profile.value_range[0], allow_resampling=True)
+    # The last digits of a position would tell which is which; compared images share an affine.
+    prediction, reference = (
+        _picture(volume, images.inside, profile) for volume in (images.prediction, images.reference)
+    )
+    return prediction, reference
+
+
+def _refuse_other_grid(prediction: Volume, reference: Volume) -> None:
+    difference = reorient(prediction, reference.orientation).grid.difference(reference.grid)
     if difference:
         raise GeometryError(
             f"{prediction.name}: not on the grid of {reference.name}: {difference}; "
             "bring it there first"
         )
-    inside = None
-    if files.mask:
-        inside = read_region(files.mask, reference).array > 0
-    prediction = replace(prediction, affine=reference.affine)  # the last digits would tell
-    return _picture(prediction, inside, profile), _picture(reference, inside, profile)
 
 
 def _picture(volume: Volume, inside: NDArray[np.bool_] | None, profile: Profile) -> Volume:
@@ -296,8 +315,18 @@ def _instructions(profile: Profile) -> str:
     )
 
 
-def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a table with at least these columns; spreadsheets write commas or semicolons."""
+def _read_key(key: Path) -> dict[str, str]:
+    """Return which side of each pair is the prediction."""
+    path = key / KEY_FILE if key.is_dir() else key
+    return {row["pair"]: row["prediction"] for row in _read_rows(path, KEY_COLUMNS).values()}
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Read a table with at least these columns; spreadsheets write commas or semicolons.
+
+    Returns:
+        The rows by their line in the file.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -311,33 +340,47 @@ def _read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     missing = [column for column in columns if column not in (reader.fieldnames or ())]
     if missing:
         raise EvaluationError(f"{path}: has no column {', '.join(missing)}; keep the heading")
-    return [{column: (row[column] or "").strip() for column in columns} for row in reader]
+    lines = ((reader.line_num, row) for row in reader)
+    return {n: {column: (row[column] or "").strip() for column in columns} for n, row in lines}
 
 
-def _answers(path: Path, predictions: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _read_answers(
+    path: Path, predictions: Mapping[str, str]
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return a reader's row for each pair, and what is wrong with the sheet."""
     found: dict[str, dict[str, str]] = {}
-    for row in _read_rows(path, ANSWER_COLUMNS):
+    problems = []
+    for line, row in _read_rows(path, ANSWER_COLUMNS).items():
         if not any(row.values()):
             continue
         pair = row["pair"].zfill(3)  # spreadsheets drop leading zeros
-        if pair not in predictions:
-            raise EvaluationError(f"{path}: the pair {row['pair']!r} is not in the key")
-        if pair in found:
-            raise EvaluationError(f"{path}: the pair {pair} is there twice; leave one line")
         row["which_is_real"] = row["which_is_real"].lower()
-        if row["which_is_real"] not in ("a", "b", ""):
-            raise EvaluationError(
-                f"{path}: pair {pair}: which_is_real is {row['which_is_real']!r}, expected a or b"
-            )
         for side in SIDES:
-            quality = row[f"quality_{side}"] = row[f"quality_{side}"].replace(",", ".")
-            if quality and not _is_quality(quality):
-                raise EvaluationError(
-                    f"{path}: pair {pair}: quality_{side} is {quality!r}, expected a number from "
-                    f"1 to {MOST_QUALITY}"
-                )
-        found[pair] = row
-    return found
+            row[f"quality_{side}"] = row[f"quality_{side}"].replace(",", ".")
+        wrong = _wrong_values(row)
+        if pair not in predictions:
+            wrong = [f"the pair {row['pair']!r} is not in the key"]
+        elif pair in found:
+            wrong = [f"the pair {pair} is there twice; leave one line"]
+        problems += [f"{path}: line {line}: {what}" for what in wrong]
+        found.setdefault(pair, row)
+    if not problems and not any(row["which_is_real"] for row in found.values()):
+        problems = [f"{path}: no pair has an answer in which_is_real, fill in a or b"]
+    return found, problems
+
+
+def _wrong_values(row: Mapping[str, str]) -> list[str]:
+    """Say what is wrong with the values of one row."""
+    wrong = []
+    if row["which_is_real"] not in (*SIDES, ""):
+        wrong.append(f"which_is_real is {row['which_is_real']!r}, expected a or b")
+    for side in SIDES:
+        quality = row[f"quality_{side}"]
+        if quality and not _is_quality(quality):
+            wrong.append(
+                f"quality_{side} is {quality!r}, expected a number from 1 to {MOST_QUALITY}"
+            )
+    return wrong
 
 
 def _is_quality(text: str) -> bool:

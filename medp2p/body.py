@@ -19,6 +19,9 @@ is found on the image's own."""
 VOXELS_FOR_THRESHOLD = 1_000_000
 """The threshold between air and body is found on about this many voxels."""
 
+LI_TOLERANCE = 1e-6
+"""The threshold is known when it moves by less than this share of the range of values."""
+
 CT_BODY_HU = -300.0
 """CT numbers from here on are body, or plastic."""
 
@@ -59,8 +62,6 @@ def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
     Raises:
         ImageReadError: If nothing stands out from the background.
     """
-    from skimage.filters import threshold_li
-
     if modality == EIGHT_BIT:
         return np.ones(volume.shape, dtype=bool)
     volume = without_padding(volume, LOWEST_HU, modality)
@@ -69,7 +70,7 @@ def body_mask(volume: Volume, modality: str) -> NDArray[np.bool_]:
     if modality == "CT":
         threshold = CT_BODY_HU
     elif values.max() > values.min():
-        threshold = float(threshold_li(_thinned(values)))
+        threshold = _li_threshold(_thinned(values))
     else:
         threshold = float(values.max())
     body = values > threshold
@@ -115,6 +116,14 @@ def _box_with_margin(voxels: NDArray[np.bool_]) -> tuple[slice, ...]:
         first, last = (index[0], index[-1]) if index.size else (0, 0)
         box.append(slice(max(0, first - BOX_MARGIN), last + 1 + BOX_MARGIN))
     return tuple(box)
+
+
+def _li_threshold(values: NDArray[np.float32]) -> float:
+    """Li's threshold; in single precision its iteration may swing between two values for ever."""
+    from skimage.filters import threshold_li
+
+    tolerance = LI_TOLERANCE * float(np.ptp(values))
+    return float(threshold_li(values.astype(np.float64), tolerance=tolerance))
 
 
 def _thinned(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -128,8 +128,11 @@ def _views(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _view(
     volume: NDArray[Any], view: tuple[int, int], spacing_kji: Sequence[float]
 ) -> tuple[NDArray[Any], float]:
-    """One slice as shown (patient's right on the left, front or head up) and height by width."""
+    """One slice as shown, and its height by its width.
+
+    The patient's right, or the face, is on the left; the front, or the head, is up.
+    """
     axis, index = view
-    image = volume[index][::-1, ::-1] if axis == 0 else volume[::-1, :, index]
+    image = volume[index][::-1, ::-1] if axis == 0 else volume[::-1, ::-1, index]
     down, across = (spacing_kji[1], spacing_kji[2]) if axis == 0 else spacing_kji[:2]
     return image, image.shape[0] * down / (image.shape[1] * across)

@@ -20,9 +20,12 @@ from medp2p.errors import EvaluationError
 from medp2p.files import atomic_folder
 from medp2p.metrics import Curve, Histogram2D, Profile
 
+WHOLE_VOLUME = "whole volume"
+"""What stands in the place of a mask's name where there is no mask."""
+
 RESULTS_FILE = "results.json"
 CASES_FILE = "cases.csv"
-FORMAT = 1
+FORMAT = 2
 """Version of what ``results.json`` holds."""
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -80,6 +83,8 @@ class CaseFiles:
         prediction_labels: The label map of the prediction, if there is one.
         reference_labels: The label map of the reference.
         region: The file with the region that is compared, if not all of the mask is.
+        hashes: SHA-256 of each file as it was compared, by the names of the fields above; empty
+            before.
     """
 
     case: str
@@ -92,6 +97,35 @@ class CaseFiles:
     prediction_labels: Path | None = None
     reference_labels: Path | None = None
     region: Path | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which voxels were compared: those inside the mask and the region, else the whole volume.
+
+    Attributes:
+        mask: Path of the mask; empty if there was none.
+        region: Path of the region; empty if there was none.
+        region_name: Which region of the file; empty for the only one.
+    """
+
+    mask: str = ""
+    region: str = ""
+    region_name: str = ""
+
+    @property
+    def words(self) -> str:
+        """For a person, with names of files: ``region liver of rs.dcm within mask.nii.gz``."""
+        region = Path(self.region).name
+        if self.region_name:
+            region = f"region {self.region_name} of {region}"
+        names = [name for name in (region, Path(self.mask).name) if name]
+        return " within ".join(names) or WHOLE_VOLUME
+
+
+Matrix = tuple[tuple[float, float, float, float], ...]
+"""A (4, 4) affine, row by row."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +136,7 @@ class CaseResult:
         case: The case's name.
         values: By name, as ``docs/metrics.md`` defines them; NaN where a metric has no value.
         profile: The definition behind the values.
-        mask: The mask's path, or that it was the whole volume.
+        where: Which voxels were compared.
         notes: What a reader should know before trusting the values.
         method: Which prediction of the case this is; empty if there is but one.
         labels: For each label class its scores (``dice``, ``hd95_mm``, ``surface_dice``).
@@ -110,12 +144,14 @@ class CaseResult:
         histograms: By name.
         findings: Faults that were recognized.
         files: The files that were compared; None if the images came from memory.
+        alignment: Where the reference's world lies in the prediction's, RAS+ mm, if the
+            prediction was moved onto the reference before it was compared.
     """
 
     case: str
     values: Values
     profile: Profile
-    mask: str
+    where: Where = Where()
     notes: tuple[str, ...] = ()
     method: str = ""
     labels: Mapping[str, Values] = field(default_factory=dict)
@@ -125,6 +161,7 @@ class CaseResult:
     histograms: Mapping[str, Histogram2D] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     files: CaseFiles | None = None
+    alignment: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +260,27 @@ class Requirement:
 
 
 @dataclass(frozen=True)
+class CohortFinding:
+    """A fault that was recognized over the cases of a method together.
+
+    Attributes:
+        kind: Which, a word from ``medp2p.evaluation.findings``.
+        text: One sentence for a person, with the numbers behind it.
+        value: The number that was compared with the threshold.
+        threshold: From where on it is a fault.
+        cases: How many cases it is over.
+        method: Of which method.
+    """
+
+    kind: str
+    text: str
+    value: Number
+    threshold: Number
+    cases: int
+    method: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The results of several cases.
 
@@ -233,6 +291,7 @@ class Evaluation:
         comparisons: Of every two methods on every metric.
         ranking: Methods, best score first; empty for one method.
         requirements: What was required, and whether it holds.
+        findings: Faults that were recognized over the cases of a method together.
         settings: What was asked for, to do it again.
         versions: Of the libraries that matter.
     """
@@ -243,6 +302,7 @@ class Evaluation:
     comparisons: tuple[Comparison, ...] = ()
     ranking: tuple[Ranked, ...] = ()
     requirements: tuple[Requirement, ...] = ()
+    findings: tuple[CohortFinding, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -280,16 +340,7 @@ def as_json(evaluation: Evaluation, *, arrays: bool = True) -> dict[str, Any]:
         evaluation: Of at least one case.
         arrays: Whether to keep curves and histograms, which are most of it.
     """
-    profile = evaluation.profile
-    data: dict[str, Any] = {
-        "format": FORMAT,
-        "profile": {
-            "name": profile.name,
-            "range": list(profile.value_range),
-            "units": profile.units,
-            "structure": profile.structure_key,
-        },
-    }
+    data: dict[str, Any] = {"format": FORMAT, "profile": _plain(evaluation.profile)}
     data |= _plain(evaluation)
     data["cases"] = data.pop("results")
     data["ranking"] = [ranked._asdict() for ranked in evaluation.ranking]
@@ -350,9 +401,10 @@ def read_results(path: Path) -> Evaluation:
 def table_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
     """Return a table with one row per case (and method, if methods have names).
 
-    A row holds the definition (profile, range, mask), every value as `scores` names them, notes,
-    kinds of findings and, for a case without values, the error. All rows have the same columns;
-    a value that does not exist is NaN.
+    A row holds the definition (profile, range, mask and region; both are empty where the whole
+    volume was compared), every value as `scores` names them, notes, kinds of findings and, for a
+    case without values, the error. All rows have the same columns; a value that does not exist
+    is NaN.
     """
     profile = evaluation.profile
     low, high = profile.value_range
@@ -368,7 +420,7 @@ def table_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
             "case": result.case,
             "method": result.method,
             **definition,
-            "mask": result.mask,
+            **vars(result.where),
             **nothing,
             **scores(result),
             "notes": "; ".join(result.notes),
@@ -382,7 +434,7 @@ def table_rows(evaluation: Evaluation) -> list[dict[str, str | float]]:
             "case": failure.case,
             "method": failure.method,
             **definition,
-            "mask": "",
+            **vars(Where()),
             **nothing,
             "notes": "",
             "findings": "",
@@ -443,14 +495,7 @@ def _plain(value: Any) -> Any:
 
 
 def _evaluation_of(data: dict[str, Any]) -> Evaluation:
-    stated = data["profile"]
-    profile = {
-        "name": stated["name"],
-        "value_range": stated["range"],
-        "structure": stated["structure"].removesuffix(f"_{stated['name']}"),
-        "units": stated["units"],
-    }
-    results = [{**case, "profile": profile} for case in data["cases"]]
+    results = [{**case, "profile": data["profile"]} for case in data["cases"]]
     evaluation = TypeAdapter(Evaluation).validate_python({**data, "results": results})
     if not evaluation.results:
         raise KeyError("cases")
@@ -463,9 +508,3 @@ def _damage(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))} ({first['msg'].lower()})"
     return str(error)[:60]
-
-
-def mask_words(mask: str) -> str:
-    """Return what a result says of its mask, with names of files instead of their paths."""
-    parts = [part.rpartition(" of ") for part in mask.split(" within ")]
-    return " within ".join(f"{what}{of}{Path(path).name}" for what, of, path in parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +14,7 @@ import pytest
 from conftest import make_pair, oblique_affine, refused, run
 from scipy.stats import beta
 
+from medp2p.alignment import Alignment, write_alignment
 from medp2p.blinded import (
     ANSWER_COLUMNS,
     LEVELS,
@@ -21,7 +23,7 @@ from medp2p.blinded import (
     score_answers,
 )
 from medp2p.errors import EvaluationError, OutputError
-from medp2p.io import write_volume
+from medp2p.io import read_volume, write_volume
 from medp2p.metrics import PROFILES, range_profile
 from medp2p.results import CaseFiles, CaseResult, Evaluation, write_results
 from medp2p.volume import Volume, reorient
@@ -228,6 +230,40 @@ def test_answers_that_cannot_be_scored(exported, tmp_path, rows, words):
         score_answers(write_answers(tmp_path / "reader.csv", rows), exported[0])
 
 
+def test_every_wrong_line_of_every_sheet_is_named_and_nothing_is_scored(exported, tmp_path, capsys):
+    output, _ = exported
+    wrong = [("001", "c", "7", "", ""), ("002", "a", "", "", ""), ("099", "b", "", "", "")]
+    bad = write_answers(tmp_path / "bad.csv", wrong)
+    good = write_answers(tmp_path / "good.csv", [("001", "a", "", "", "")])
+    empty = write_answers(tmp_path / "empty.csv", [])
+    code, out, err = run(capsys, "blind-score", output, good, bad, empty, tmp_path / "gone.csv")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        f"medp2p: {bad}: line 2: which_is_real is 'c', expected a or b",
+        f"medp2p: {bad}: line 2: quality_a is '7', expected a number from 1 to 5",
+        f"medp2p: {bad}: line 4: the pair '099' is not in the key",
+        f"medp2p: {empty}: no pair has an answer in which_is_real, fill in a or b",
+        f"medp2p: {tmp_path / 'gone.csv'}: no such file; check the path",
+    ]
+
+
+def test_a_registered_reference_ends_where_it_has_voxels_in_both_images(cases, tmp_path):
+    """Beyond its edge a resampled reference would give itself away."""
+    volume = read_volume(cases[0].reference)
+    cropped = Volume(volume.array[: volume.shape[0] // 2], AFFINE, modality="CT", units="HU")
+    write_volume(cropped, tmp_path / "ct.nii.gz")
+    write_alignment(tmp_path / "to_ct.tfm", Alignment.identity())
+    files = replace(
+        cases[0], reference=tmp_path / "ct.nii.gz", transform=tmp_path / "to_ct.tfm", mask=None
+    )
+    export_blinded([files], tmp_path / "set", PROFILE, seed=0)
+    for side in "ab":
+        shown = reorient(read_volume(tmp_path / "set/for_readers" / f"001_{side}.nii"), "RAS")
+        placed = reorient(Volume(shown.array, shown.affine), volume.orientation)
+        assert (placed.array[volume.shape[0] // 2 + 1 :] == -1024).all()
+        assert (placed.array[: volume.shape[0] // 2] > -1024).any()
+
+
 def test_tables_that_are_none(exported, tmp_path):
     with pytest.raises(EvaluationError, match="no such file"):
         score_answers(tmp_path / "nothing.csv", exported[0])
@@ -260,7 +296,7 @@ def test_the_commands(cases, tmp_path, capsys):
 
 def test_from_the_results_of_an_evaluation(cases, tmp_path, capsys):
     made = [
-        CaseResult(files.case, {"mae_hu": 1.0}, PROFILE, "mask", method=method, files=files)
+        CaseResult(files.case, {"mae_hu": 1.0}, PROFILE, method=method, files=files)
         for method in ("unet", "gan")
         for files in cases
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from medp2p.evaluation import (
     WHOLE_VOLUME,
     CaseResult,
     Evaluation,
+    Extras,
     Failure,
     Layout,
     Options,
+    Where,
     as_json,
     comparison_table,
     evaluate_cases,
@@ -55,7 +59,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 def result(case: str, **values: float) -> CaseResult:
     keys = ["mae", "bias", "psnr_db", "voxels", "ssim_range"]
-    return CaseResult(case, dict.fromkeys(keys, 1.0) | values, range_profile(0, 1), "mask.nii.gz")
+    return CaseResult(
+        case, dict.fromkeys(keys, 1.0) | values, range_profile(0, 1), Where("mask.nii.gz")
+    )
 
 
 def assert_holds(outcome: CaseResult, values: dict[str, float]) -> None:
@@ -123,7 +129,10 @@ def test_resampling_counts_what_the_prediction_does_not_cover() -> None:
     outcome = evaluate_pair(cropped, reference, None, PROFILE, RESAMPLING)
     covered, missed = ct_array()[10:], -1024
     assert outcome.values["mae_hu"] == pytest.approx(np.abs(covered - missed).sum() / 5040)
-    assert "50 % of the compared voxels lie outside it and count as -1024" in outcome.notes[-1]
+    assert "50 % of the compared voxels lie outside it and count as -1024" in outcome.notes[-2]
+    assert outcome.notes[-1] == (
+        "the prediction was interpolated here: whether it is blurred is not judged"
+    )
     far = AFFINE.copy()
     far[2, 3] += 1000
     with pytest.raises(GeometryError, match="lies apart"):
@@ -158,6 +167,7 @@ def test_prediction_and_mask_may_share_a_grid_that_is_not_the_references() -> No
     assert [note.split()[:2] for note in outcome.notes] == [
         ["mask", "resampled"],
         ["prediction", "resampled"],
+        ["the", "prediction"],
     ]
     far = affine.copy()
     far[2, 3] += 1000
@@ -201,8 +211,22 @@ def test_notes_on_suspicious_images() -> None:
     assert "reference: values" in notes(ct_array(), volume(ct_array() + 1024))
     assert "HU" not in notes(picture, profile=range_profile(0, 255))
     no_mask = evaluate_pair(volume(ct_array(1)), reference, None, PROFILE)
-    assert no_mask.mask == WHOLE_VOLUME
+    assert no_mask.where.words == WHOLE_VOLUME
     assert no_mask.notes == ("no mask: the background counts too",)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "only 1 voxel is"), (99, "only 99 voxels are")])
+def test_a_mask_of_few_voxels_is_noted(count: int, words: str) -> None:
+    images = volume(ct_array(1)), volume(ct_array(2))
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[5, 5:14, 2:13].flat[:count] = 1
+    assert mask.sum() == count
+    for extras in (Extras(), Extras(region=volume(np.ones(SHAPE, np.uint8)))):
+        notes = evaluate_pair(*images, volume(mask), PROFILE, extras=extras).notes
+        assert words in notes[0]
+        assert "mean nothing" in notes[0]
+    mask[8:14, 5:14, 5:9] = 1
+    assert "mean nothing" not in " ".join(evaluate_pair(*images, volume(mask), PROFILE).notes)
 
 
 def test_a_structure_metric_without_value_leaves_the_others() -> None:
@@ -496,7 +520,7 @@ def test_tables_say_how_many_cases_have_a_value() -> None:
 
 def test_comparison_needs_equal_cases_and_profiles() -> None:
     one, two = [result("a")], [result("b")]
-    other = CaseResult("a", one[0].values, range_profile(0, 2), "mask.nii.gz")
+    other = CaseResult("a", one[0].values, range_profile(0, 2))
     with pytest.raises(ValueError, match="same cases"):
         comparison_table({"x": one, "y": two})
     with pytest.raises(ValueError, match="one profile"):
@@ -522,7 +546,7 @@ def test_csv_and_json_carry_values_and_definition(tmp_path: Path) -> None:
     data = as_json(outcome)
     assert data == json.loads(json.dumps(data, allow_nan=False))
     assert data["cases"][0]["values"]["bias"] is None
-    assert data["profile"]["range"] == [0, 1]
+    assert data["profile"]["value_range"] == [0, 1]
     assert data["failures"] == [{"case": "b", "reason": "b.nii: broken", "method": ""}]
     with pytest.raises(OutputError, match="exists already"):
         write_csv(tmp_path / "out.csv", outcome)
@@ -541,9 +565,9 @@ def test_command_on_one_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert run(*command, "--json") == 0
     data = json.loads(capsys.readouterr().out)
     assert data["cases"][0]["values"]["mae_hu"] == 25
-    assert data["cases"][0]["mask"] == str(mask)
+    assert data["cases"][0]["where"]["mask"] == str(mask)
     assert run("evaluate", prediction, reference, "--range", "-1000", "1000", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["profile"]["range"] == [-1000, 1000]
+    assert json.loads(capsys.readouterr().out)["profile"]["value_range"] == [-1000, 1000]
 
 
 def test_command_on_folders_with_a_missing_case(
@@ -600,3 +624,27 @@ def test_command_refuses_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "synthrad2023, synthrad2025, range" in capsys.readouterr().err
     assert run("evaluate", image, image, "--profile", "range") == 2
     assert run("evaluate", image) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_so_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    for case in range(40):
+        save(tmp_path / f"sct/p{case}.nii.gz", ct_array(case) + np.int16(10))
+        save(tmp_path / f"data/p{case}/ct.nii.gz", ct_array(case))
+    before = signal.getsignal(signal.SIGTERM)
+    timer = threading.Timer(1.0, signal.raise_signal, [number])
+    timer.start()
+    try:
+        code = run("evaluate", tmp_path / "sct", tmp_path / "data", "-o", tmp_path / "out", "-j", 1)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, before)
+    captured = capsys.readouterr()
+    assert code == 130
+    assert captured.err == (
+        "medp2p: interrupted; what was finished before is kept, nothing is half written\n"
+    )
+    assert captured.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "sct"]

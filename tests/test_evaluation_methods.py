@@ -37,6 +37,8 @@ from medp2p.evaluation import (
     loose_share,
     pair_methods,
     read_predictions,
+    result_table,
+    summarize,
     write_table,
 )
 from medp2p.manifest import Case, write_manifest
@@ -306,7 +308,7 @@ def test_a_mask_for_some_cases_of_some_methods_is_no_common_ground(tmp_path: Pat
 def test_tables_in_every_format(tmp_path: Path) -> None:
     values = {"mae_hu": 1 / 3, "psnr_db": math.inf, "mae_bone_hu": math.nan}
     outcome = Evaluation(
-        (CaseResult("a", values, PROFILE, "mask", method="unet"),),
+        (CaseResult("a", values, PROFILE, method="unet"),),
         (Failure("=b", "broken", "unet"),),
     )
     write_table(tmp_path / "t.json", outcome)
@@ -321,7 +323,7 @@ def test_tables_in_every_format(tmp_path: Path) -> None:
 
 def test_parquet_keeps_types_or_says_what_is_missing(tmp_path: Path) -> None:
     values = {"mae_hu": 1 / 3, "psnr_db": math.inf, "mae_bone_hu": math.nan}
-    outcome = Evaluation((CaseResult("a", values, PROFILE, "mask"),))
+    outcome = Evaluation((CaseResult("a", values, PROFILE),))
     if find_spec("pyarrow") is None:
         with pytest.raises(ConfigError, match=r"pip install 'medp2p\[parquet\]'"):
             write_table(tmp_path / "t.parquet", outcome)
@@ -379,6 +381,32 @@ def test_label_maps_are_scored_by_class(
     assert sorted(data["cases"][0]["labels"]) == ["kidney_left", "liver"]
     assert data["summaries"][""]["dice_label_liver"]["mean"] == pytest.approx(0.75)
     assert data["requirements"][0]["met"] is True
+    command.remove("--json")
+    assert run(*command) == 3
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    table = [[cell.strip() for cell in row] for row in rows]
+    assert ["label class", "n", "Dice", "surface Dice", "HD95 (mm)"] in table
+    [liver] = [row for row in table if row[:1] == ["liver"]]
+    assert liver[1:3] == [str(len(data["cases"])), "0.750 ± 0.000"]
+
+
+def test_label_classes_of_several_methods_are_one_table() -> None:
+    def result(case: str, method: str, **labels: float) -> CaseResult:
+        scores = {name: {"dice": dice, "hd95_mm": math.inf} for name, dice in labels.items()}
+        return CaseResult(case, {"mae_hu": 1.0}, PROFILE, method=method, labels=scores)
+
+    unet = [result("a", "unet", liver=0.5, spleen=0.8), result("b", "unet", liver=0.7)]
+    gan = [result("a", "gan", liver=0.9)]
+    methods = {"unet": summarize(unet), "gan": summarize(gan)}
+    text = result_table(Evaluation((*unet, *gan), summaries=methods))
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    start = table.index(["label class", "method", "n", "Dice", "surface Dice", "HD95 (mm)"])
+    infinite = "– (n = 0, 2 infinite)"
+    assert table[start + 2 : start + 5] == [
+        ["liver", "unet", "2", "0.600 ± 0.141", "–", infinite],
+        ["liver", "gan", "1", "0.900", "–", infinite.replace("2", "1")],
+        ["spleen", "unet", "1", "0.800", "–", infinite.replace("2", "1")],
+    ]
 
 
 def test_label_maps_lie_on_the_references_grid_or_are_resampled() -> None:
@@ -413,14 +441,16 @@ def test_a_region_is_compared_within_the_mask(
     captured = capsys.readouterr()
     data = json.loads(captured.out)
     assert data["cases"][0]["values"]["voxels"] == 128
-    assert data["cases"][0]["mask"] == (
-        f"{tmp_path}/regions/p1.nii.gz within {references}/p1/mask.nii.gz"
-    )
+    assert data["cases"][0]["where"] == {
+        "mask": f"{references}/p1/mask.nii.gz",
+        "region": f"{tmp_path}/regions/p1.nii.gz",
+        "region_name": "",
+    }
     assert "no voxel of the region lies inside the mask" in captured.err
     assert run(*command, "--region-name", "5") == 3
     data = json.loads(capsys.readouterr().out)
     assert data["cases"][0]["values"]["voxels"] == 64
-    assert data["cases"][0]["mask"].startswith(f"region 5 of {tmp_path}/regions/p1.nii.gz within ")
+    assert data["cases"][0]["where"]["region_name"] == "5"
     command.remove("--json")
     assert run(*command, "--region-name", "5") == 3
     assert "mask: region 5 of p1.nii.gz within mask.nii.gz" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cohorts import run
 
+from medp2p.compared import refuse_changed
 from medp2p.evaluation import evaluate_cases
 from medp2p.results import read_results
 
@@ -24,6 +25,8 @@ def test_what_a_model_predicts_is_kept_among_the_results(
     assert result.files is not None
     assert result.files.prediction == output / "predictions" / f"{result.case}.nii.gz"
     assert result.files.source is not None
+    assert {"prediction", "reference", "source"} <= result.files.hashes.keys()
+    refuse_changed(result.files)
     [again] = evaluate_cases([result.files], result.profile).results
     assert again.values == pytest.approx(result.values, nan_ok=True)
     assert run("evaluate", f"a={model}", f"b={model}", manifest) == 2

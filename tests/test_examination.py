@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from medp2p.errors import ImageReadError
+from medp2p.hashes import hash_path
 from medp2p.io import read_volume, write_volume
-from medp2p.preparation.examination import hash_path
 from medp2p.volume import Volume
 
 HEADERS = {

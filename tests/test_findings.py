@@ -22,10 +22,21 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medp2p.evaluation.findings import EXPLAINS, find_faults, measure_faults
+from medp2p.evaluation import evaluate_cases, result_table
+from medp2p.evaluation.findings import (
+    EXPLAINS,
+    find_cohort_faults,
+    find_faults,
+    measure_faults,
+)
+from medp2p.evaluation.findings.cohort import COHORT_CASES
+from medp2p.evaluation.statistics import summarize
+from medp2p.io import write_volume
+from medp2p.metrics import PROFILES
 from medp2p.phantom import case_seed, make_phantom
-from medp2p.results import Finding
-from medp2p.volume import reorient
+from medp2p.report.evaluation_page import evaluation_page
+from medp2p.results import CaseFiles, CaseResult, Finding, Summary, read_results, write_results
+from medp2p.volume import Volume, reorient
 
 Array = NDArray[Any]
 
@@ -52,6 +63,7 @@ class Sample:
             changes.get("values", HU),
             {},
             self.source,
+            interpolated=changes.get("interpolated", False),
         )
 
 
@@ -129,6 +141,32 @@ def test_blur_is_named(sample, sigma):
     named(sample.faults(damage.blurred(sample.prediction, sigma)), "blurred")
 
 
+@pytest.mark.parametrize("shape", [(88, 96, 84), (58, 64, 55), (90, 96, 44)])
+def test_blur_is_named_on_coarse_grids_and_thick_slices(shape):
+    """2.6 mm, 4 mm, and 2.6 mm with slices of 5 mm."""
+    sample = stand_in(3, shape)
+    assert sample.faults(sample.prediction) == ()
+    assert kinds(sample.faults(damage.blurred(sample.prediction, 1)))[0] == "blurred"
+
+
+def test_blur_is_named_beside_a_shift(sample):
+    damaged = damage.shifted(damage.blurred(sample.prediction, 1), (4, 0, 0))
+    found = kinds(sample.faults(damaged, values={**HU, "edge_width_ratio": 1.0}))
+    assert found == ["shifted", "blurred"]
+
+
+def test_the_width_of_edges_is_the_metric_s(sample):
+    for ratio, found in ((1.6, []), (1.7, ["blurred"]), (np.nan, [])):
+        values = {**HU, "edge_width_ratio": ratio}
+        assert kinds(sample.faults(sample.prediction, values=values)) == found
+
+
+def test_an_interpolated_prediction_is_not_judged_for_blur(sample):
+    blurred = damage.blurred(sample.prediction, 1)
+    assert "blurred" in kinds(sample.faults(blurred))
+    assert "blurred" not in kinds(sample.faults(blurred, interpolated=True))
+
+
 @pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
 def test_flicker_is_named_with_its_plane(sample, axis, plane):
     flickering = damage.flickering(sample.prediction, sample.mask, 20, axis)
@@ -161,6 +199,38 @@ def test_a_mirrored_prediction_is_named_and_nothing_else(sample, axis, words):
     findings = sample.faults(damage.mirrored(sample.prediction, axis))
     assert kinds(findings) == ["mirrored"]
     assert words in findings[0].text
+
+
+@pytest.mark.parametrize("size", [48, 64])
+def test_a_shift_on_a_coarse_grid_is_not_called_a_mirroring(size):
+    """A head is nearly symmetric: turned over about another middle, it is only moved."""
+    for seed in range(6 if size == 48 else 3):
+        sample = stand_in(100 + seed, (size, size, size))
+        for voxels in (-3, -2, -0.5, 2, 3):
+            shifted = sample.faults(damage.shifted(sample.prediction, (voxels, 0, 0)))
+            assert "mirrored" not in kinds(shifted), (seed, voxels)
+            assert "shifted" in kinds(shifted) or abs(voxels) < 1, (seed, voxels)
+
+
+@pytest.mark.parametrize("size", [48, 64])
+@pytest.mark.parametrize(
+    ("axis", "words"), [(0, "left to right"), (1, "front to back"), (2, "head to foot")]
+)
+def test_a_mirrored_prediction_is_named_on_a_coarse_grid(size, axis, words):
+    """About the image's middle and the body's; and a blurred one."""
+    for seed in range(3):
+        sample = stand_in(100 + seed, (size, size, size))
+        slices = np.flatnonzero(np.moveaxis(sample.mask, axis, 0).any(axis=(1, 2)))
+        twins = (slices[0] + slices[-1] - np.arange(size)).clip(0, size - 1)
+        turned = damage.mirrored(sample.prediction, axis)
+        for prediction in (
+            turned,
+            np.take(sample.prediction, twins, axis),
+            damage.blurred(turned, 1),
+        ):
+            findings = sample.faults(prediction)
+            assert kinds(findings) == ["mirrored"], seed
+            assert words in findings[0].text
 
 
 @pytest.mark.parametrize(("axis", "words"), [(0, "right"), (1, "front"), (2, "head")])
@@ -297,6 +367,146 @@ def test_any_shape_will_do(shape):
     for prediction in (reference + rng.normal(0, 30, shape), np.zeros(shape), reference):
         for values in (HU, {}):
             find_faults(prediction, reference, None, (1, 1, 3), values, {})
+
+
+def brain(sample: Sample) -> Array:
+    """The largest region of soft tissue, away from its borders."""
+    soft = (sample.reference > -50) & (sample.reference < 120) & (sample.mask > 0)
+    parts, _ = ndimage.label(ndimage.binary_opening(ndimage.binary_erosion(soft), iterations=2))
+    return np.asarray(parts == 1 + np.bincount(parts.ravel())[1:].argmax())
+
+
+@pytest.mark.parametrize("slices", [50, 8])
+@pytest.mark.parametrize("units", ["HU", "unit"])
+def test_nothing_is_said_of_a_brain_without_the_skull(sample, units, slices):
+    middle = sample.mask.shape[2] // 2
+    mask = brain(sample) & (np.abs(np.arange(sample.mask.shape[2]) - middle) <= slices / 2)
+    prediction, reference, values = sample.prediction, sample.reference, HU
+    if units == "unit":
+        prediction, reference = (prediction + 1024) / 4095, (reference + 1024) / 4095
+        values = {"mae": 0.0}
+    assert np.count_nonzero(mask) > 1000
+    assert sample.faults(prediction, reference=reference, mask=mask, values=values) == ()
+
+
+def test_flicker_of_a_brain_is_named(sample):
+    mask = brain(sample)
+    flickering = damage.flickering(sample.prediction, mask, 20)
+    assert kinds(sample.faults(flickering, mask=mask)) == ["flicker_axial"]
+
+
+@pytest.mark.parametrize("noise_hu", [2, 40])
+@pytest.mark.parametrize("shape", [(40, 40, 40), (12, 12, 40), (60, 60, 3)])
+def test_noise_of_one_tissue_has_no_scale_and_does_not_flicker(shape, noise_hu):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(40, 14, shape)
+    prediction = rng.normal(40, noise_hu, shape)
+    assert find_faults(prediction, reference, None, (2, 2, 2), HU, {}) == ()
+
+
+def test_a_bias_of_many_cases_is_named(tmp_path):
+    """50 HU too low in bone, which is not seen in any one case."""
+    rng = np.random.default_rng(0)
+    reference = rng.choice([40.0, 600.0], (9, 9, 9))
+    pairs = []
+    for number in range(COHORT_CASES):
+        error = rng.normal(0, 30, reference.shape) - np.where(reference > 250, 50, 0)
+        files = CaseFiles(
+            str(number), tmp_path / f"{number}p.nii", tmp_path / f"{number}.nii", None
+        )
+        for path, array in ((files.prediction, reference + error), (files.reference, reference)):
+            assert path is not None
+            volume = Volume(array.astype(np.float32), np.eye(4), modality="CT", units="HU")
+            write_volume(volume, path)
+        pairs.append(files)
+    outcome = evaluate_cases(pairs, PROFILES["synthrad2025"])
+    assert [f.kind for f in outcome.findings] == ["biased_bone"]
+    text = outcome.findings[0].text
+    assert f"over {COHORT_CASES} cases, mean -50 HU (95 % " in text
+    assert not any("biased_bone" in kinds(result.findings) for result in outcome.results)
+    assert f"finding: all cases: biased_bone: {text}" in result_table(outcome)
+    page = evaluation_page(outcome, viewer_cases=0)
+    assert f"<strong>All cases: biased bone</strong>: {text}" in page
+    assert "1 over all cases" in page
+    write_results(tmp_path / "results", outcome)
+    assert read_results(tmp_path / "results").findings == outcome.findings
+    assert evaluate_cases(pairs[1:], PROFILES["synthrad2025"]).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "count", "found"),
+    [
+        (-30, (-35, -25), 12, True),
+        (30, (25, 35), 12, True),
+        (-30, (-60, 1), 12, False),
+        (-19, (-20, -18), 12, False),
+        (-30, (-35, -25), COHORT_CASES - 1, False),
+    ],
+)
+def test_a_cohort_s_bias_must_be_large_and_sure(mean, interval, count, found):
+    summary = Summary(mean, 1.0, mean, count, interval)
+    summaries = {"one": {"bias_soft_hu": summary, "bias_hu": summary}, "other": {}}
+    named = find_cohort_faults(summaries, ["soft", "bone"])
+    assert [(f.method, f.kind, f.cases) for f in named] == found * [("one", "biased_soft", count)]
+
+
+def cohort_of(count: int, kind: str | None, method: str = "", **bias_hu: float) -> list[CaseResult]:
+    """Cases with these mean errors of tissues, each with a finding of the kind."""
+    findings = () if kind is None else (Finding(kind, "", 1.0, 1.0),)
+    values = {f"bias_{tissue}_hu": hu for tissue, hu in bias_hu.items()}
+    return [
+        CaseResult(
+            f"{kind} {i}", values, PROFILES["synthrad2025"], method=method, findings=findings
+        )
+        for i in range(count)
+    ]
+
+
+def over_all(cases: list[CaseResult]) -> list[tuple[str, int, float]]:
+    methods = {case.method: [c for c in cases if c.method == case.method] for case in cases}
+    summaries = {method: summarize(of_method) for method, of_method in methods.items()}
+    found = find_cohort_faults(summaries, ["air", "soft", "bone", "dense_bone"], cases)
+    return [(finding.kind, finding.cases, finding.value) for finding in found]
+
+
+@pytest.mark.parametrize(
+    "kind", ["shifted", "mirrored", "unrelated", "cut_off", "wrong_scale", "offset", "cropped"]
+)
+def test_a_cohort_s_bias_that_its_cases_explain_is_not_named(kind):
+    bias = {"air": 300.0, "soft": -40.0, "bone": -252.0, "dense_bone": -400.0}
+    assert over_all(cohort_of(COHORT_CASES, None, **bias)) != []
+    assert over_all(cohort_of(COHORT_CASES, kind, **bias)) == []
+
+
+def test_blur_explains_a_cohort_s_bone_but_not_its_soft_tissue():
+    blurred = cohort_of(COHORT_CASES, "blurred", soft=-40, bone=-100, dense_bone=-200)
+    assert over_all(blurred) == [("biased_soft", COHORT_CASES, 40)]
+
+
+def test_a_hole_does_not_explain_a_cohort_s_bias():
+    holes = cohort_of(COHORT_CASES, "missing_bone", bone=-100)
+    assert over_all(holes) == [("biased_bone", COHORT_CASES, 100)]
+
+
+def test_only_cases_without_an_explanation_count_for_a_cohort_s_bias():
+    shifted = cohort_of(20, "shifted", bone=-252)
+    assert over_all(shifted + cohort_of(COHORT_CASES - 1, None, bone=-60)) == []
+    enough = cohort_of(COHORT_CASES, "biased_bone", bone=-60)
+    assert over_all(shifted + enough) == [("biased_bone", COHORT_CASES, 60)]
+    assert over_all(shifted + cohort_of(COHORT_CASES, None, bone=0)) == []
+
+
+def test_one_method_s_findings_do_not_explain_another_s_bias():
+    cases = cohort_of(COHORT_CASES, "shifted", "one", bone=-252)
+    cases += cohort_of(COHORT_CASES, None, "other", bone=-100)
+    assert over_all(cases) == [("biased_bone", COHORT_CASES, 100)]
+
+
+def test_dense_bone_is_named_only_where_bone_is_not():
+    both = cohort_of(COHORT_CASES, None, bone=-100, dense_bone=-200)
+    assert over_all(both) == [("biased_bone", COHORT_CASES, 100)]
+    dense = cohort_of(COHORT_CASES, None, bone=-10, dense_bone=-200)
+    assert over_all(dense) == [("biased_dense_bone", COHORT_CASES, 200)]
 
 
 def test_values_outside_the_mask_do_not_count(sample):

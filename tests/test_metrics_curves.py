@@ -181,10 +181,14 @@ def test_distance_to_the_interface_of_a_ball_of_bone() -> None:
 
 
 def test_steps_of_a_distance() -> None:
-    curve = error_by_distance(np.array([1.0, 3, 10]), np.array([0, 1.9, 6.5]), 2.0)
-    assert curve.x == (1, 3, 5, 7)
-    assert curve.counts == (2, 0, 0, 1)
-    assert curve.y == pytest.approx((2, math.nan, math.nan, 10), nan_ok=True)
+    error = np.array([1.0, -3, 10, 99]).reshape(2, 2, 1)
+    distance = np.array([0, 1.9, 6.5, 50], np.float32).reshape(2, 2, 1)
+    absolute, signed = error_by_distance(error, error < 99, distance, 2.0)
+    for curve in (absolute, signed):
+        assert curve.x == (1, 3, 5, 7)
+        assert curve.counts == (2, 0, 0, 1)
+    assert absolute.y == pytest.approx((2, math.nan, math.nan, 10), nan_ok=True)
+    assert signed.y == pytest.approx((-1, math.nan, math.nan, 10), nan_ok=True)
 
 
 def test_errors_by_slice() -> None:

@@ -14,22 +14,17 @@ import pytest
 from browser import in_browser
 from conftest import refused, run
 
+from medp2p.compared import with_hashes
 from medp2p.errors import ImageReadError
 from medp2p.metrics import PROFILES, Curve, Histogram2D, range_profile
+from medp2p.report.agreement import limits_of_agreement, summed_histogram
 from medp2p.report.case_images import read_case_images
+from medp2p.report.curves import mean_curve
 from medp2p.report.evaluation_page import evaluation_page, reading, shown_p, viewed_cases
-from medp2p.report.figures import (
-    INK,
-    METHOD_COLOURS,
-    Panel,
-    agreement,
-    as_svg,
-    figure_sections,
-    known_metrics,
-    mean_curve,
-    summed_histogram,
-)
-from medp2p.report.metric_words import metric_words
+from medp2p.report.figure_style import INK, METHOD_COLOURS
+from medp2p.report.figures import figure_sections
+from medp2p.report.metric_words import known_metrics, metric_words
+from medp2p.report.panels import Panel, as_svg
 from medp2p.report.pdf import evaluation_pdf, text_width, wrapped
 from medp2p.report.worst_slices import worst_slices
 from medp2p.results import (
@@ -42,6 +37,7 @@ from medp2p.results import (
     Ranked,
     Requirement,
     Summary,
+    Where,
     write_results,
 )
 
@@ -169,7 +165,7 @@ def full_evaluation(cases: int = 6) -> Evaluation:
                     f"case_{number:02}",
                     values,
                     HU,
-                    f"/data/case_{number:02}/mask.nii.gz",
+                    Where(f"/data/case_{number:02}/mask.nii.gz"),
                     ("prediction resampled linearly onto the reference's grid",)
                     if number < 2
                     else (),
@@ -214,7 +210,7 @@ def full_evaluation(cases: int = 6) -> Evaluation:
 def small_evaluation(**changes) -> Evaluation:
     """One case of one method under the profile for MR: no tissues, no curves, no findings."""
     values = {"mae": 12.0, "bias": -1.0, "psnr_db": math.inf, "ssim_range": 0.91, "voxels": 500.0}
-    result = CaseResult("only", values, range_profile(0, 1000), "whole volume")
+    result = CaseResult("only", values, range_profile(0, 1000))
     return with_summaries([dataclasses.replace(result, **changes)])
 
 
@@ -332,6 +328,16 @@ def test_findings_are_shown_by_case_with_their_place(page):
     assert rows[1][3] == "everywhere"
 
 
+@pytest.mark.parametrize(("faulty", "words"), [(1, "2 in 1 case<"), (2, "4 in 2 cases<")])
+def test_findings_are_counted(faulty, words):
+    findings = (Finding("hole", "A hole.", 9.0, 3.0), Finding("blurred", "Blurred.", 0.5, 0.8))
+    results = [
+        CaseResult(str(n), {"mae_hu": 1.0}, HU, findings=findings if n < faulty else ())
+        for n in range(3)
+    ]
+    assert words in evaluation_page(with_summaries(results))
+
+
 def test_comparisons_are_read_in_the_right_direction():
     profile = HU
     mae, psnr, bias = (metric_words(n, profile, {}) for n in ("mae_hu", "psnr_db", "bias_hu"))
@@ -446,24 +452,22 @@ def test_limits_of_agreement_are_those_of_all_voxels_together():
                 "voxels": error.size,
             },
             HU,
-            "",
         )
         for error in errors
     ]
-    low, mean, high = agreement(results)
+    low, mean, high = limits_of_agreement(results)
     together = np.concatenate(errors)
     assert mean == pytest.approx(together.mean())
     assert low == pytest.approx(together.mean() - 1.96 * together.std())
     assert high == pytest.approx(together.mean() + 1.96 * together.std())
-    assert agreement(small_evaluation().results) is None
+    assert limits_of_agreement(small_evaluation().results) is None
 
 
 def test_histograms_are_added_where_their_bins_agree():
     one = Histogram2D((0.0, 1.0, 2.0), (0.0, 1.0), ((3,), (4,)))
     other = Histogram2D((0.0, 5.0, 9.0), (0.0, 1.0), ((9,), (9,)))
     results = [
-        CaseResult(str(n), {}, HU, "", histograms={"joint": h})
-        for n, h in enumerate([one, other, one])
+        CaseResult(str(n), {}, HU, histograms={"joint": h}) for n, h in enumerate([one, other, one])
     ]
     assert summed_histogram(results, "joint").counts == ((6,), (8,))
     assert summed_histogram(results, "bland_altman") is None
@@ -475,7 +479,7 @@ def test_the_worst_slices_come_first_and_thin_ones_do_not_count():
     def case(name, errors):
         found = {f"mae_by_slice_{plane}": curve(range(5), [1] * 5, counts) for plane in PLANES}
         found["mae_by_slice_axial"] = curve(range(10, 15), errors, counts)
-        return CaseResult(name, {"mae_hu": 3.0}, HU, "", curves=found)
+        return CaseResult(name, {"mae_hu": 3.0}, HU, curves=found)
 
     first, second, *_ = worst_slices([case("a", [900, 5, 7, 6, 900]), case("b", [0, 0, 0, 9, NAN])])
     assert (first.case, first.plane, first.index, first.mae) == ("b", "axial", 13, 9)
@@ -512,19 +516,23 @@ def write_images(folder: Path, affine=None, **others) -> CaseFiles:
     }
     for name, image in images.items():
         nib.save(image, folder / f"{name}.nii.gz")
-    return CaseFiles("a", folder / "sct.nii.gz", folder / "ct.nii.gz", folder / "mask.nii.gz")
+    paths = [folder / f"{name}.nii.gz" for name in ("sct", "ct", "mask")]
+    return with_hashes(CaseFiles("a", *paths))
 
 
 def hu_result(files: CaseFiles | None, case: str = "a") -> CaseResult:
     finding = Finding("hole", "There is a hole.", 9.0, 3.0, (3, 4, 5))
     values = {"mae_hu": 7.0, "bias_hu": 7.0}
-    return CaseResult(case, values, HU, "mask.nii.gz", findings=(finding,), files=files)
+    return CaseResult(case, values, HU, Where("mask.nii.gz"), findings=(finding,), files=files)
 
 
 def test_images_are_shown_on_the_grid_of_the_comparison(tmp_path):
-    images = read_case_images(hu_result(write_images(tmp_path)))
+    files = write_images(tmp_path)
+    images = read_case_images(hu_result(files))
     assert images.reference.orientation == "RAS"
     assert images.notes == ()
+    [unknown] = read_case_images(hu_result(dataclasses.replace(files, hashes={}))).notes
+    assert "is not known" in unknown
     np.testing.assert_array_equal(images.prediction.array, images.reference.array + 7)
     np.testing.assert_array_equal(images.mask, images.reference.array > -500)
 
@@ -536,10 +544,9 @@ def test_an_image_on_another_grid_is_resampled_and_said_to_be(tmp_path):
     images = read_case_images(hu_result(files))
     assert images.prediction.shape == images.source.shape == (12, 14, 10)
     assert images.prediction.array[3, 3, 3] == 50
-    assert images.notes == (
-        "prediction resampled onto the reference's grid",
-        "source resampled onto the reference's grid",
-    )
+    first, second = images.notes
+    assert first.startswith("prediction resampled linearly onto the reference's grid; ")
+    assert second == "source resampled onto the reference's grid"
 
 
 def test_images_that_moved_are_one_line(tmp_path):

@@ -16,8 +16,11 @@ import pytest
 from browser import BROWSER
 from conftest import oblique_affine
 from scipy import ndimage
+from test_report_page import full_evaluation
+from test_report_planes import LETTERS, NOSE, bright_sides, faced_head
 
 from medp2p.errors import GeometryError
+from medp2p.report.evaluation_page import evaluation_page
 from medp2p.report.page import _environment
 from medp2p.report.viewer import (
     NO_VALUE,
@@ -29,7 +32,7 @@ from medp2p.report.viewer import (
 )
 from medp2p.volume import Volume, reorient
 
-AFFINE = np.array([[1.2, 0, 0, -10.0], [0, 0.9, 0, -30.0], [0, 0, 3.0, 5.0], [0, 0, 0, 1]])
+AFFINE = np.array([[1.2, 0, 0, -10.0], [0, 0.9, 0, -30.0], [0, 0, 1.6, 5.0], [0, 0, 0, 1]])
 SHAPE = (20, 25, 14)
 PAGE = """{% extends "base.html" %}
 {% block title %}viewer{% endblock %}
@@ -101,7 +104,8 @@ def test_full_resolution_packs_every_voxel() -> None:
 
 @pytest.mark.parametrize("shape", [(20, 24, 14), (21, 25, 13), (9, 8, 1)])
 def test_half_resolution_is_the_mean_of_blocks_where_they_are(shape) -> None:
-    case = make_case(shape=shape, affine=oblique_affine())
+    affine = oblique_affine(spacing=(1.0, 1.2, 1.9))
+    case = make_case(shape=shape, affine=affine)
     block = case_block(case)
     values = unpacked(block)["reference"]
     assert block.info["shape"] == tuple(-(-n // 2) for n in shape) == values.shape
@@ -113,9 +117,24 @@ def test_half_resolution_is_the_mean_of_blocks_where_they_are(shape) -> None:
     blocks = np.stack(np.meshgrid(*map(np.arange, whole), indexing="ij"), -1).reshape(-1, 3)
     steps = np.where(np.array(shape) == 1, 1, 2)
     corners = [blocks * steps, blocks * steps + steps - 1]
-    middles = np.mean([nib.affines.apply_affine(oblique_affine(), c) for c in corners], axis=0)
+    middles = np.mean([nib.affines.apply_affine(affine, c) for c in corners], axis=0)
     shown = np.vstack([block.info["affine"], [0, 0, 0, 1]])
     np.testing.assert_allclose(nib.affines.apply_affine(shown, blocks), middles, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "factor"),
+    [((1, 1, 1.99), (2, 2, 2)), ((1, 1, 5), (2, 2, 1)), ((4, 1, 1), (1, 2, 2))],
+)
+def test_thick_slices_are_packed_one_by_one(spacing, factor) -> None:
+    case = make_case(affine=np.diag([*spacing, 1.0]))
+    block = case_block(case)
+    assert block.info["factor"] == factor
+    assert block.info["shape"] == tuple(-(-n // f) for n, f in zip(SHAPE, factor, strict=True))
+    assert block.info["spacing_mm"] == [n * f for n, f in zip(spacing, factor, strict=True)]
+    corner = tuple(slice(0, f) for f in factor)
+    mean = case.reference.array[corner].mean()
+    assert abs(unpacked(block)["reference"][0, 0, 0] - mean) <= 0.5
 
 
 def test_half_resolution_leaves_out_what_is_no_number() -> None:
@@ -294,7 +313,7 @@ def pixel_place(room: Any, kind: str, plane: str, voxel, shape, box=None) -> tup
     )
 
 
-def colours(room: Any, kind: str, plane: str) -> np.ndarray:
+def colours(room: Any, kind: str, plane: str, shape=SHAPE) -> np.ndarray:
     """The canvas at the middle of every voxel; shape (rows, columns, 3)."""
     _, across, down = PLANES[plane]
     settle(room.page)
@@ -308,7 +327,7 @@ def colours(room: Any, kind: str, plane: str) -> np.ndarray:
           return Array.from({ length: rows }, (_, row) => Array.from({ length: columns },
             (_, column) => [...data.slice(pixel(row, column), pixel(row, column) + 3)]));
         }""",
-        [SHAPE[down], SHAPE[across]],
+        [shape[down], shape[across]],
     )
     return np.array(pixels)
 
@@ -446,6 +465,52 @@ def test_panels_scroll_and_click_together(show) -> None:
         lines = colours(room, kind, "axial")[..., [0, 2]] @ (1, -1) > 60
         assert lines[2, SHAPE[0] - 1 - 4]
         assert lines[SHAPE[1] - 1 - 20, 2]
+
+
+@pytest.mark.external
+def test_a_face_looks_where_the_letters_say(show) -> None:
+    """Of a head stored the other way round, brought to RAS as the report does."""
+    head = reorient(reorient(faced_head(), "LPS"), "RAS")
+    case = ViewerCase("first", "", None, head, head, None, None, places=[Place("nose", NOSE)])
+    page = show(case_block(case, full_resolution=True))
+    room = open_case(page)
+    page.keyboard.press("n")
+    page.keyboard.press("x")
+    page.keyboard.press("2")  # full contrast
+    seen = {}
+    for plane, letters in LETTERS.items():
+        page.keyboard.press(plane[0])
+        settle(page)
+        stage = room.locator(f'figure[data-kind="reference"] .stage[data-plane="{plane}"]')
+        assert "".join(stage.locator(".edge").all_inner_texts()) == letters
+        seen[plane] = bright_sides(colours(room, "reference", plane, head.shape)[..., 0], 220)
+    assert seen["axial"][0] < -0.6, "the nose is at the top"
+    _, column = seen["sagittal"]
+    assert column < -0.3, "the nose is on the left"
+    page.locator(".sliders input:visible").fill("36")
+    settle(page)
+    _, column = bright_sides(colours(room, "reference", "sagittal", head.shape)[..., 0], 220)
+    assert abs(column) < 0.2, "the right ear is in the plane of high i"
+
+
+@pytest.mark.external
+def test_a_volume_of_one_slice(show) -> None:
+    page = show(case_block(make_case(shape=(20, 25, 1))))
+    room = open_case(page)
+    page.keyboard.press("t")
+    settle(page)
+    for plane, seen in (("axial", True), ("coronal", False)):
+        stage = room.locator(f'figure[data-kind="reference"] .stage[data-plane="{plane}"]')
+        assert [stage.locator(f".{edge}").is_visible() for edge in ("top", "left")] == [seen, True]
+    boxes = [
+        stage.bounding_box() for stage in room.locator("figure >> nth=0").locator(".stage").all()
+    ]
+    assert all(box["y"] + box["height"] <= other["y"] for box, other in pairwise(boxes))
+    page.keyboard.press("a")
+    for key in ("ArrowUp", "PageDown", "End"):
+        page.keyboard.press(key)
+        settle(page)
+        assert slice_of(room, "axial") == 0
 
 
 @pytest.mark.external
@@ -672,6 +737,26 @@ def test_print_shows_the_slices_of_opened_cases_only(show) -> None:
     assert boxes[-1]["x"] + boxes[-1]["width"] <= 718
     assert colours(room, "prediction", "sagittal").std() > 20
     assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+@pytest.mark.external
+def test_a_report_with_long_names_fits_a_narrow_window_and_paper(chromium, tmp_path) -> None:
+    evaluation = full_evaluation(4)
+    results = [replace(r, case=r.case + "x" * 90) for r in evaluation.results]
+    file = tmp_path / "report.html"
+    file.write_text(evaluation_page(replace(evaluation, results=tuple(results))), encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 800, "height": 1000})
+    page.goto(file.as_uri())
+    fits = "document.documentElement.scrollWidth <= innerWidth"
+    assert page.evaluate(fits)
+    text = page.locator("#findings td.text").first
+    assert text.bounding_box()["x"] < 500
+    assert not page.locator(".on-paper").is_visible()
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})
+    assert page.evaluate(fits)
+    assert page.locator(".on-paper").is_visible()
+    page.close()
 
 
 SCROLL = """async (frames) => {

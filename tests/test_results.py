@@ -24,6 +24,7 @@ from medp2p.results import (
     Ranked,
     Requirement,
     Summary,
+    Where,
     as_json,
     csv_text,
     read_results,
@@ -32,6 +33,7 @@ from medp2p.results import (
 )
 
 PROFILE = PROFILES["synthrad2025"]
+LAST = (0.0, 0.0, 0.0, 1.0)
 
 
 def result(case: str = "p1", method: str = "unet", **changes: Any) -> CaseResult:
@@ -39,14 +41,17 @@ def result(case: str = "p1", method: str = "unet", **changes: Any) -> CaseResult
     entries: dict[str, Any] = {
         "values": values,
         "profile": PROFILE,
-        "mask": "/data/p1/mask.nii.gz",
+        "where": Where("/data/p1/mask.nii.gz", "/data/p1/rs.dcm", "liver"),
         "notes": ("one", "two"),
         "method": method,
         "labels": {"liver": {"dice": 0.5, "hd95_mm": math.inf}},
         "curves": {"mae_by_depth_mm": Curve((0.0, 1.0), (math.nan, 2.5), (0, 7))},
         "histograms": {"joint": Histogram2D((0.0, 1.0, 2.0), (0.0, 1.0), ((3,), (0,)))},
         "findings": (Finding("shifted", "It is shifted.", 1.5, 1.0, (1, 2, 3)),),
-        "files": CaseFiles(case, Path("/sct/p1.nii"), Path("/data/p1/ct.nii"), None),
+        "files": CaseFiles(
+            case, Path("/sct/p1.nii"), Path("/data/p1/ct.nii"), None, hashes={"prediction": "0f"}
+        ),
+        "alignment": ((1.0, 0.0, 0.0, 1 / 3), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), LAST),
     }
     return CaseResult(case, **(entries | changes))
 
@@ -81,6 +86,8 @@ def test_everything_survives_the_file(tmp_path: Path) -> None:
         assert read.results[0].values["psnr_db"] == math.inf
         assert read.results[0].findings == written.results[0].findings
         assert read.results[0].files == written.results[0].files
+        assert read.results[0].where == written.results[0].where
+        assert read.results[0].alignment == written.results[0].alignment
         assert read.results[0].histograms == written.results[0].histograms
         assert read.results[1].files is None
         assert read.profile == PROFILE
@@ -143,13 +150,14 @@ def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
         (lambda data: data["cases"][1].pop("case"), r"damaged at results\.1\.case"),
         (lambda data: data["cases"][0]["values"].update(mae_hu="many"), r"values\.mae_hu"),
         (lambda data: data["cases"].append(3), "damaged"),
-        (lambda data: data["profile"].pop("range"), "damaged at 'range'"),
+        (lambda data: data["profile"].pop("value_range"), r"profile\.value_range"),
         (lambda data: data["profile"].update(structure="vif"), "structure"),
-        (lambda data: data["profile"].update(range=[5, 1]), "must be finite and rise"),
+        (lambda data: data["profile"].update(value_range=[5, 1]), "must be finite and rise"),
         (lambda data: data.update(profile=[1]), "damaged"),
         (lambda data: data["cases"][0]["curves"].update(x=[1]), "curves"),
-        (lambda data: data.update(format=99), r"format 99, expected 1"),
-        (lambda data: data.pop("format"), r"format none, expected 1"),
+        (lambda data: data.update(format=99), r"format 99, expected 2"),
+        (lambda data: data.update(format=1), r"format 1, expected 2\); make it with"),
+        (lambda data: data.pop("format"), r"format none, expected 2"),
     ],
 )
 def test_damaged_results_are_one_line(tmp_path: Path, change: Any, words: str) -> None:
@@ -185,6 +193,7 @@ def test_table_has_one_row_per_case_and_method() -> None:
     assert list(first) == list(second) == list(failed)
     assert (first["case"], first["method"], second["method"]) == ("p1", "unet", "gan")
     assert (first["dice_label_liver"], first["hd95_mm_label_liver"]) == (0.5, math.inf)
+    assert (first["mask"], first["region_name"]) == ("/data/p1/mask.nii.gz", "liver")
     assert (first["notes"], first["findings"], first["error"]) == ("one; two", "shifted", "")
     assert (failed["case"], failed["error"]) == ("p2", "p2.nii: broken")
     assert math.isnan(float(failed["mae_hu"]))

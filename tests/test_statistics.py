@@ -30,7 +30,7 @@ MS_SSIM = PROFILE.structure_key
 def case(
     name: str, labels: dict[str, dict[str, float]] | None = None, **values: float
 ) -> CaseResult:
-    return CaseResult(name, values, PROFILE, "mask", labels=labels or {})
+    return CaseResult(name, values, PROFILE, labels=labels or {})
 
 
 def methods(**values: list[float]) -> dict[str, list[CaseResult]]:

@@ -19,13 +19,11 @@ from medp2p.evaluation.cases import (
 from medp2p.evaluation.cohort import evaluate_cases, evaluate_folders, evaluate_methods
 from medp2p.evaluation.gates import Gate, check_gates, metric_values, read_gate
 from medp2p.evaluation.pair import (
-    WHOLE_VOLUME,
     Extras,
     Options,
+    evaluate_files,
     evaluate_pair,
-    evaluate_prediction,
     loose_share,
-    read_prediction,
 )
 from medp2p.evaluation.statistics import (
     bootstrap_interval,
@@ -44,7 +42,16 @@ from medp2p.evaluation.tables import (
     write_csv,
     write_table,
 )
-from medp2p.results import CaseFiles, CaseResult, Evaluation, Failure, Summary, as_json
+from medp2p.results import (
+    WHOLE_VOLUME,
+    CaseFiles,
+    CaseResult,
+    Evaluation,
+    Failure,
+    Summary,
+    Where,
+    as_json,
+)
 
 __all__ = [
     "DEFAULT_LAYOUT",
@@ -59,6 +66,7 @@ __all__ = [
     "Options",
     "Pairing",
     "Summary",
+    "Where",
     "as_json",
     "bootstrap_interval",
     "case_files",
@@ -66,10 +74,10 @@ __all__ = [
     "compare_methods",
     "comparison_table",
     "evaluate_cases",
+    "evaluate_files",
     "evaluate_folders",
     "evaluate_methods",
     "evaluate_pair",
-    "evaluate_prediction",
     "holm",
     "loose_share",
     "metric_values",
@@ -80,7 +88,6 @@ __all__ = [
     "rank_biserial",
     "rank_methods",
     "read_gate",
-    "read_prediction",
     "read_predictions",
     "refuse_unknown_table",
     "requirement_lines",

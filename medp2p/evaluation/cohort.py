@@ -9,13 +9,9 @@ from types import MappingProxyType
 
 from medp2p.errors import EvaluationError, MedP2PError
 from medp2p.evaluation.cases import DEFAULT_LAYOUT, Layout, Pairing, pair_folders
+from medp2p.evaluation.findings import find_cohort_faults
 from medp2p.evaluation.gates import Gate, check_gates
-from medp2p.evaluation.pair import (
-    DEFAULT_OPTIONS,
-    Options,
-    evaluate_prediction,
-    read_prediction,
-)
+from medp2p.evaluation.pair import DEFAULT_OPTIONS, Options, evaluate_files
 from medp2p.evaluation.statistics import compare_methods, rank_methods, summarize
 from medp2p.metrics import Profile
 from medp2p.results import CaseFiles, CaseResult, Evaluation, Failure
@@ -143,7 +139,7 @@ def _outcomes(
 ) -> Iterator[tuple[_Task, CaseResult | MedP2PError]]:
     """Yield every task with its result or refusal, as they end; the only one raises it."""
     if alone:
-        yield tasks[0], _evaluate(tasks[0], predict or read_prediction)
+        yield tasks[0], _evaluate(tasks[0], predict)
     elif predict is None:
         yield from run_jobs(_evaluate, tasks, jobs)
     else:
@@ -154,9 +150,13 @@ def _outcomes(
                 yield task, error
 
 
-def _evaluate(task: _Task, predict: Predict = read_prediction) -> CaseResult:
-    return evaluate_prediction(
-        predict(task.files), task.files, task.profile, task.options, method=task.method
+def _evaluate(task: _Task, predict: Predict | None = None) -> CaseResult:
+    return evaluate_files(
+        task.files,
+        task.profile,
+        task.options,
+        method=task.method,
+        prediction=predict(task.files) if predict else None,
     )
 
 
@@ -180,6 +180,7 @@ def _evaluation(
         compare_methods(methods) if several else (),
         rank_methods(methods, profile) if several else (),
         check_gates(gates, summaries),
+        find_cohort_faults(summaries, options.tissues, results) if options.find_faults else (),
         settings=_settings(options),
         versions=library_versions(),
     )

@@ -14,21 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medp2p.alignment import Alignment, read_alignment, resample_aligned
+from medp2p.alignment import Alignment, resample_aligned
+from medp2p.compared import (
+    CaseVolumes,
+    ComparedImages,
+    compared_images,
+    other_grid,
+    read_case,
+    voxels_on,
+    with_hashes,
+    with_moved_prediction,
+)
 from medp2p.config import EIGHT_BIT
-from medp2p.errors import EvaluationError, GeometryError, MedP2PError
+from medp2p.errors import EvaluationError
 from medp2p.evaluation.findings import find_faults
-from medp2p.evaluation.rigid import align_prediction
+from medp2p.evaluation.rigid import ALIGNMENT_REACH_MM, RigidAlignment, align_prediction
 from medp2p.io import read_volume
-from medp2p.manifest import aligned_volume, dicom_options
 from medp2p.metrics import LABEL_SETS, TISSUES_HU, Measures, Profile, label_scores, measure
-from medp2p.preprocessing import CT_AIR_HU, check_mask_values, resample
-from medp2p.regions import read_region
-from medp2p.results import CaseFiles, CaseResult, Finding
-from medp2p.volume import Volume, reorient
+from medp2p.preprocessing import CT_AIR_HU, check_mask_values
+from medp2p.results import CaseFiles, CaseResult, Finding, Matrix, Where
+from medp2p.volume import Volume
 
-WHOLE_VOLUME = "whole volume"
-"""What stands in the place of a mask's name where there is no mask."""
+FEW_VOXELS = 100
+"""Over fewer voxels than this, values of tissues, structure and sharpness mean nothing."""
 LOOSE_SHARE = 0.1
 """A mask with a larger share of air that leads to its outside is said to be loose."""
 OPENING_VOXELS = 3
@@ -118,30 +126,72 @@ def evaluate_pair(
         EvaluationError: If the mask is empty, a value inside it is NaN or infinite, an image
             holds one value only, or one is MR or 8-bit and the profile is for HU.
     """
-    for role, volume in (("prediction", prediction), ("reference", reference)):
+    volumes = CaseVolumes(prediction, reference, mask, extras.region, extras.source)
+    return _evaluated(volumes, extras.labels, profile, options, case)
+
+
+def evaluate_files(
+    files: CaseFiles,
+    profile: Profile,
+    options: Options = DEFAULT_OPTIONS,
+    *,
+    method: str = "",
+    prediction: Volume | None = None,
+) -> CaseResult:
+    """Compare the files of a case, as `evaluate_pair`, and note their SHA-256.
+
+    A reference that was registered is brought onto the prediction's grid through its transform,
+    in one linear interpolation; voxels that it does not cover are not compared.
+
+    Args:
+        files: Where the images are.
+        profile: The definition of the metrics.
+        options: How they are compared.
+        method: Whose prediction it is.
+        prediction: Taken instead of the file.
+
+    Raises:
+        ImageReadError: If a file is missing or damaged, or as for `evaluate_pair`.
+        GeometryError: As for `evaluate_pair`.
+        EvaluationError: As for `evaluate_pair`, and if there is no prediction.
+    """
+    files = with_hashes(files)
+    volumes = read_case(files, options.region, prediction)
+    labels = None
+    if files.prediction_labels and files.reference_labels:
+        labels = read_volume(files.prediction_labels), read_volume(files.reference_labels)
+    result = _evaluated(volumes, labels, profile, options, files.case)
+    return replace(result, method=method, files=files)
+
+
+def _evaluated(
+    volumes: CaseVolumes,
+    label_maps: tuple[Volume, Volume] | None,
+    profile: Profile,
+    options: Options,
+    case: str,
+) -> CaseResult:
+    notes = []
+    for role, volume in (("prediction", volumes.prediction), ("reference", volumes.reference)):
         _refuse_not_comparable(role, volume, profile)
-    notes = _value_notes("prediction", prediction, profile)
-    notes += _value_notes("reference", reference, profile)
-    reference = reorient(reference, "RAS")
-    inside, mask_notes = _compared_voxels(mask, extras.region, reference, profile, options)
-    notes += mask_notes
-    predicted, grid_notes = _predicted(prediction, reference, inside, profile, options)
-    notes += grid_notes
-    moved: dict[str, float] = {}
+        notes += _value_notes(role, volume, profile)
+    outside = profile.value_range[0]
+    images = compared_images(volumes, outside=outside, allow_resampling=options.allow_resampling)
+    notes += _mask_notes(volumes, images, profile)
+    notes += images.notes
+    found: RigidAlignment | None = None
     if options.align:
-        found = align_prediction(reference.with_array(predicted), reference, inside)
-        predicted = found.prediction.array
-        inside = found.seen if inside is None else inside & found.seen
-        moved = {
-            "alignment_shift_mm": float(np.linalg.norm(found.shift_mm)),
-            "alignment_turn_degrees": float(found.turn_degrees),
-        }
+        found = align_prediction(images.prediction, images.reference, _reached(images))
         notes.append(found.note)
-    measures = _measured(predicted, reference, inside, profile, options, prediction.name)
+        if found.moved:
+            images = with_moved_prediction(images, found.pose, outside=outside)
+    predicted, reference, inside = images.prediction.array, images.reference, images.inside
+    measures = _measured(images, profile, options)
     notes += measures.notes
     notes += _error_notes(predicted, inside, measures.values[profile.mae_key])
-    labels = _label_scores(extras.labels, reference, inside, options)
-    if extras.labels and not labels:
+    pose = found.pose if found and found.moved else Alignment.identity()
+    labels = _label_scores(label_maps, volumes, images, pose, options)
+    if label_maps and not labels:
         notes.append("label maps: the reference holds no class that counts here")
     findings: tuple[Finding, ...] = ()
     if options.find_faults:
@@ -152,120 +202,66 @@ def evaluate_pair(
             _spacing(reference),
             measures.values,
             measures.curves,
-            _voxels_on(extras.source, reference),
+            voxels_on(volumes.source, reference) if volumes.source else None,
+            interpolated=images.prediction_interpolated,
         )
+        notes += _sharpness_notes(images)
     return CaseResult(
         case,
-        {key: float(value) for key, value in (measures.values | moved).items()},
+        {key: float(value) for key, value in (measures.values | _moved(found)).items()},
         profile,
-        _name_of_mask(mask, extras.region, options.region),
+        _where(volumes, options.region),
         tuple(notes),
         labels=labels,
         curves=measures.curves,
         histograms=measures.histograms,
         findings=findings,
+        alignment=_pose(found),
     )
 
 
-def read_prediction(files: CaseFiles) -> Volume:
-    """Read the prediction of a case.
-
-    Raises:
-        ImageReadError: If it is missing or damaged.
-        EvaluationError: If there is none.
-    """
-    if files.prediction is None:
-        raise EvaluationError(f"case {files.case}: there is no prediction")
-    return read_volume(files.prediction)
+def _reached(images: ComparedImages) -> Mask | None:
+    """The compared voxels around which the prediction has values of its own; None for all."""
+    filled = images.filled
+    if filled is None or not filled.any():
+        return images.inside
+    spacing = images.reference.spacing_mm
+    reached = ndimage.distance_transform_edt(~filled, sampling=spacing) > ALIGNMENT_REACH_MM
+    return reached if images.inside is None else images.inside & reached
 
 
-def evaluate_prediction(
-    prediction: Volume,
-    files: CaseFiles,
-    profile: Profile,
-    options: Options = DEFAULT_OPTIONS,
-    *,
-    method: str = "",
-) -> CaseResult:
-    """Compare a prediction with the files of its case, as `evaluate_pair`.
+def _sharpness_notes(images: ComparedImages) -> list[str]:
+    """Say whether interpolation, which blurs, stands in the way of judging the sharpness."""
+    notes = []
+    if images.prediction_interpolated:
+        notes.append("the prediction was interpolated here: whether it is blurred is not judged")
+    if images.reference_interpolated:
+        notes.append("the reference was interpolated here: a blurred prediction may look sharp")
+    return notes
 
-    A reference that was registered is brought onto the prediction's grid through its transform,
-    in one linear interpolation; voxels that it does not cover are not compared.
 
-    Raises:
-        ImageReadError: If a file is missing or damaged, or as for `evaluate_pair`.
-        GeometryError: As for `evaluate_pair`.
-        EvaluationError: As for `evaluate_pair`.
-    """
-    reference = read_volume(files.reference, dicom=dicom_options(files.series))
-    mask = read_volume(files.mask) if files.mask else None
-    region = read_region(files.region, reference, name=options.region) if files.region else None
-    notes: tuple[str, ...] = ()
-    if files.transform:
-        alignment = read_alignment(files.transform)
-        mask, share = _compared(mask, reference, alignment, prediction, options)
-        region = _carried(region, alignment, prediction) if region else None
-        reference = aligned_volume(reference, alignment, prediction.grid)
-        notes = (
-            f"reference resampled linearly by its registration onto the prediction's grid; it "
-            f"covers {share:.0%} of the mask, the rest is not compared",
-        )
-    labels = None
-    if files.prediction_labels and files.reference_labels:
-        labels = read_volume(files.prediction_labels), read_volume(files.reference_labels)
-    result = evaluate_pair(
-        prediction,
-        reference,
-        mask,
-        profile,
-        options,
-        case=files.case,
-        extras=Extras(labels, region, _source(files)),
+def _moved(found: RigidAlignment | None) -> dict[str, float]:
+    if found is None:
+        return {}
+    return {
+        "alignment_shift_mm": float(np.linalg.norm(found.shift_mm)),
+        "alignment_turn_degrees": float(found.turn_degrees),
+    }
+
+
+def _pose(found: RigidAlignment | None) -> Matrix | None:
+    if found is None or not found.moved:
+        return None
+    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in found.pose.matrix)
+
+
+def _where(volumes: CaseVolumes, region_name: str | None) -> Where:
+    mask, region = volumes.mask, volumes.region
+    return Where(
+        mask=mask.name if mask else "",
+        region=region.name if region else "",
+        region_name=(region_name or "") if region else "",
     )
-    return replace(result, notes=(*notes, *result.notes), method=method, files=files)
-
-
-def _source(files: CaseFiles) -> Volume | None:
-    """Read the image that was translated, which is wanted for findings only."""
-    if files.source is None:
-        return None
-    try:
-        return read_volume(files.source)
-    except MedP2PError:
-        return None
-
-
-def _compared(
-    mask: Volume | None,
-    reference: Volume,
-    alignment: Alignment,
-    prediction: Volume,
-    options: Options,
-) -> tuple[Volume, float]:
-    """Return the mask where the reference has voxels, on the prediction's grid, and its share."""
-    extent = reference.with_array(np.ones(reference.shape, np.uint8))
-    seen = resample_aligned(extent, alignment, prediction.grid, outside=0, nearest=True) > 0
-    wanted = np.ones_like(seen)
-    if mask is not None:
-        wanted, _ = _mask_voxels("mask", mask, prediction, options.allow_resampling)
-    if not (seen & wanted).any():
-        raise GeometryError(
-            f"{reference.name}: by its registration it covers no voxel of {prediction.name} that "
-            "is to be compared; check the pair"
-        )
-    share = np.count_nonzero(seen & wanted) / np.count_nonzero(wanted)
-    compared = _as_mask(seen & wanted, prediction)
-    return replace(compared, path=mask.path if mask else None), float(share)
-
-
-def _carried(region: Volume, alignment: Alignment, prediction: Volume) -> Volume:
-    """Bring a region that was drawn on the reference onto the prediction's grid."""
-    voxels = resample_aligned(region, alignment, prediction.grid, outside=0, nearest=True)
-    return replace(_as_mask(voxels > 0, prediction), path=region.path)
-
-
-def _as_mask(voxels: Mask, volume: Volume) -> Volume:
-    return volume.with_array(voxels.astype(np.uint8), modality="MASK", units=None)
 
 
 def _refuse_not_comparable(role: str, volume: Volume, profile: Profile) -> None:
@@ -297,58 +293,28 @@ def _value_notes(role: str, volume: Volume, profile: Profile) -> list[str]:
     return [f"{role}: values {low:g} to {high:g} do not look like HU (air is near -1000)"]
 
 
-def _compared_voxels(
-    mask: Volume | None,
-    region: Volume | None,
-    reference: Volume,
-    profile: Profile,
-    options: Options,
-) -> tuple[Mask | None, list[str]]:
-    """Return where to compare on the reference's grid, None for everywhere, and notes on it."""
-    if mask is None and region is None:
-        return None, ["no mask: the background counts too"]
-    inside, notes = None, []
-    for role, volume in (("mask", mask), ("region", region)):
-        if volume is None:
-            continue
-        voxels, note = _mask_voxels(role, volume, reference, options.allow_resampling)
-        inside = voxels if inside is None else inside & voxels
-        notes += [note] if note else []
-    if inside is not None and not inside.any():
-        raise EvaluationError(
-            f"{region.name if region else ''}: no voxel of the region lies inside the mask; "
-            "check that both belong to one case"
+def _mask_notes(volumes: CaseVolumes, images: ComparedImages, profile: Profile) -> list[str]:
+    """Say what is suspicious about where images are compared."""
+    notes = []
+    mask, inside = volumes.mask, images.inside
+    if mask is None and volumes.region is None:
+        notes.append("no mask: the background counts too")
+    if inside is None:
+        return notes
+    count = np.count_nonzero(inside)
+    if count < FEW_VOXELS:
+        notes.append(
+            f"mask: only {count} {'voxel is' if count == 1 else 'voxels are'} compared; values of "
+            "tissues, structure and sharpness mean nothing over so few"
         )
-    if mask is not None and region is None and profile.units == "HU" and inside is not None:
-        share = loose_share(reference.array, inside)
+    elif mask is not None and volumes.region is None and profile.units == "HU":
+        share = loose_share(images.reference.array, inside)
         if share > LOOSE_SHARE:
             notes.append(
                 f"mask: loose, {share:.0%} of it is air that leads to its outside; such voxels "
                 "are easy and lower the errors"
             )
-    return inside, notes
-
-
-def _mask_voxels(
-    role: str, mask: Volume, reference: Volume, allow_resampling: bool
-) -> tuple[Mask, str | None]:
-    """Return the mask on the reference's grid, and what to know about it."""
-    check_mask_values(mask)
-    if not mask.array.any():
-        raise EvaluationError(f"{mask.name}: the {role} is empty; give one with values above 0")
-    voxels = _on_grid(mask, reference)
-    if voxels is not None:
-        return voxels > 0, None
-    if not allow_resampling:
-        raise _other_grid(role, mask, reference)
-    binary = mask.with_array((mask.array > 0).astype(np.uint8))
-    voxels = resample(binary, reference.grid, outside=0, nearest=True) > 0
-    if not voxels.any():
-        raise GeometryError(
-            f"{mask.name}: marks no voxel of {reference.name}, they lie apart; "
-            "check that both belong to one case"
-        )
-    return voxels, f"{role} resampled (nearest voxel) onto the reference's grid"
+    return notes
 
 
 def loose_share(reference: Array, inside: Mask) -> float:
@@ -377,102 +343,54 @@ def loose_share(reference: Array, inside: Mask) -> float:
     return leading / np.count_nonzero(within)
 
 
-def _predicted(
-    prediction: Volume,
-    reference: Volume,
-    inside: Mask | None,
-    profile: Profile,
-    options: Options,
-) -> tuple[Array, list[str]]:
-    """Return the prediction's voxels on the reference's grid, and notes on how they got there."""
-    voxels = _on_grid(prediction, reference)
-    if voxels is not None:
-        return voxels, []
-    if not options.allow_resampling:
-        raise _other_grid("prediction", prediction, reference)
-    voxels, note = _resampled(prediction, reference, inside, profile)
-    return voxels, [note]
-
-
-def _on_grid(volume: Volume, reference: Volume) -> Array | None:
-    """Return the voxels in the reference's order of axes, or None if the grids differ."""
-    aligned = reorient(volume, reference.orientation)
-    return None if aligned.grid.difference(reference.grid) else aligned.array
-
-
-def _voxels_on(volume: Volume | None, reference: Volume) -> Array | None:
-    return _on_grid(volume, reference) if volume is not None else None
-
-
-def _other_grid(role: str, volume: Volume, reference: Volume) -> GeometryError:
-    aligned = reorient(volume, reference.orientation)
-    difference = aligned.grid.difference(reference.grid)
-    return GeometryError(
-        f"{volume.name}: the {role} is not on the grid of {reference.name}: {difference}; "
-        "pass --resample to allow it"
-    )
-
-
-def _resampled(
-    prediction: Volume, reference: Volume, inside: Mask | None, profile: Profile
-) -> tuple[Array, str]:
-    """Interpolate the prediction onto the reference's grid, and say so."""
-    extent = prediction.with_array(np.ones(prediction.shape, np.uint8))
-    within = resample(extent, reference.grid, outside=0, nearest=True)
-    covered = float(np.mean(within if inside is None else within[inside]))
-    if covered == 0:
-        raise GeometryError(
-            f"{prediction.name}: lies apart from what is compared in {reference.name}; "
-            "check that both belong to one case"
-        )
-    array = resample(prediction, reference.grid, outside=profile.value_range[0])
-    note = "prediction resampled linearly onto the reference's grid"
-    if covered < 1:
-        note += (
-            f"; {100 * (1 - covered):.2g} % of the compared voxels lie outside it and count as "
-            f"{profile.value_range[0]:g}"
-        )
-    return array, note
-
-
-def _measured(
-    predicted: Array,
-    reference: Volume,
-    inside: Mask | None,
-    profile: Profile,
-    options: Options,
-    name: str,
-) -> Measures:
+def _measured(images: ComparedImages, profile: Profile, options: Options) -> Measures:
+    prediction, reference = images.prediction, images.reference
     try:
         return measure(
-            predicted, reference.array, inside, _spacing(reference), profile, options.tissues
+            prediction.array,
+            reference.array,
+            images.inside,
+            _spacing(reference),
+            profile,
+            options.tissues,
         )
     except EvaluationError as error:
-        raise EvaluationError(f"{name} against {reference.name}: {error}") from error
+        raise EvaluationError(f"{prediction.name} against {reference.name}: {error}") from error
 
 
 def _label_scores(
-    labels: tuple[Volume, Volume] | None,
-    reference: Volume,
-    inside: Mask | None,
+    label_maps: tuple[Volume, Volume] | None,
+    volumes: CaseVolumes,
+    images: ComparedImages,
+    pose: Alignment,
     options: Options,
 ) -> dict[str, dict[str, float]]:
-    """Compare two label maps class by class, if there are any."""
-    if labels is None:
+    """Compare two label maps class by class, each moved as the image that it belongs to."""
+    if label_maps is None:
         return {}
-    predicted, true = (_label_voxels(volume, reference, options) for volume in labels)
+    for labels in label_maps:
+        check_mask_values(labels)
+    of_prediction, of_reference = label_maps
+    predicted = _label_voxels(of_prediction, images.reference, images.reference, pose, options)
+    registration = volumes.registration or Alignment.identity()
+    on_prediction = voxels_on(of_reference, images.reference)
+    if on_prediction is not None and voxels_on(of_reference, volumes.reference) is None:
+        true = on_prediction
+    else:
+        true = _label_voxels(
+            of_reference, volumes.reference, images.reference, registration, options
+        )
     classes = LABEL_SETS[options.label_classes] if options.label_classes else None
-    return label_scores(predicted, true, classes, inside, _spacing(reference))
+    return label_scores(predicted, true, classes, images.inside, _spacing(images.reference))
 
 
-def _label_voxels(labels: Volume, reference: Volume, options: Options) -> Array:
-    check_mask_values(labels)
-    voxels = _on_grid(labels, reference)
-    if voxels is not None:
-        return voxels
-    if not options.allow_resampling:
-        raise _other_grid("label map", labels, reference)
-    return resample(labels, reference.grid, outside=0, nearest=True)
+def _label_voxels(
+    labels: Volume, image: Volume, reference: Volume, alignment: Alignment, options: Options
+) -> Array:
+    """Bring a label map from its image's grid to the grid of the comparison, by nearest voxel."""
+    if voxels_on(labels, image) is None and not options.allow_resampling:
+        raise other_grid("label map", labels, image)
+    return resample_aligned(labels, alignment, reference.grid, outside=0, nearest=True)
 
 
 def _error_notes(predicted: Array, inside: Mask | None, mean_absolute_error: float) -> list[str]:
@@ -483,15 +401,6 @@ def _error_notes(predicted: Array, inside: Mask | None, mean_absolute_error: flo
     if mean_absolute_error == 0:
         notes.append("prediction and reference are identical inside the mask: the same image?")
     return notes
-
-
-def _name_of_mask(mask: Volume | None, region: Volume | None, region_name: str | None) -> str:
-    names = []
-    if region is not None:
-        names.append(f"region {region_name} of {region.name}" if region_name else region.name)
-    if mask is not None:
-        names.append(mask.name)
-    return " within ".join(names) or WHOLE_VOLUME
 
 
 def _spacing(volume: Volume) -> tuple[float, float, float]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
-from medp2p.alignment import Alignment, move_points, resample_aligned
+from medp2p.alignment import Alignment, move_points
+from medp2p.compared import moved_onto
 from medp2p.errors import RegistrationError
 from medp2p.pose_search import turned_about
 from medp2p.volume import Volume
@@ -35,6 +36,9 @@ POINTS = 30_000
 
 RIM_MM = 6.0
 """The mask and this far around it are compared, so that the outline counts."""
+
+ALIGNMENT_REACH_MM = RIM_MM + 3 * SMOOTHING_MM
+"""Voxels of the mask see values this far away."""
 
 CLIPPED_SHARE = 0.01
 """Values beyond this share of the reference's at either end count as the value there."""
@@ -61,6 +65,7 @@ class RigidAlignment:
         displacement_voxels: Root mean square over the mask of how far it was off, in voxels.
         correlation_before: Of the slightly smoothed images in and around the mask.
         correlation_after: The same once aligned.
+        pose: Where the reference's world lies in the prediction's; the identity if it was left.
         seen: Voxels of the reference's grid that the prediction covers, all if it was left.
         note: What was found and done, in one line.
     """
@@ -72,6 +77,7 @@ class RigidAlignment:
     displacement_voxels: float
     correlation_before: float
     correlation_after: float
+    pose: Alignment
     seen: Mask
     note: str
 
@@ -246,27 +252,24 @@ def _undone(
         f"and {turn:.2f} degrees, {displacement:.2f} voxels"
     )
     reason = _reason_to_leave(shift, turn, displacement, before, after)
-    array, seen = prediction.array, np.ones(reference.shape, dtype=bool)
+    alignment, seen = Alignment.identity(), np.ones(reference.shape, dtype=bool)
     if reason:
         note = f"rigid alignment: {found}; left as it is, {reason}"
     else:
         alignment = Alignment(pose)
-        array = resample_aligned(prediction, alignment, reference.grid)
-        extent = prediction.with_array(np.ones(prediction.shape, np.uint8))
-        seen = resample_aligned(extent, alignment, reference.grid, outside=0, nearest=True) > 0
+        prediction, seen = moved_onto(
+            prediction, alignment, reference.grid, float(prediction.array.min())
+        )
         note = f"rigid alignment: {found}; moved back (one linear interpolation)"
     return RigidAlignment(
-        prediction=prediction
-        if reason
-        else reference.with_array(
-            array, path=prediction.path, modality=prediction.modality, units=prediction.units
-        ),
+        prediction=prediction,
         moved=not reason,
         shift_mm=(float(shift[0]), float(shift[1]), float(shift[2])),
         turn_degrees=turn,
         displacement_voxels=displacement,
         correlation_before=before,
         correlation_after=after,
+        pose=alignment,
         seen=seen,
         note=note,
     )

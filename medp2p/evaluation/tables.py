@@ -18,9 +18,11 @@ from medp2p.results import (
     Requirement,
     Summary,
     csv_text,
-    mask_words,
     table_rows,
 )
+
+LABEL_SCORES = (("dice", 3), ("surface_dice", 3), ("hd95_mm", 2))
+"""Scores of label classes, and with how many decimals they are shown."""
 
 TABLE_SUFFIXES = (".csv", ".parquet", ".json")
 
@@ -33,7 +35,7 @@ def result_table(evaluation: Evaluation) -> str:
 
     For one method a row per case, mean ± standard deviation, the mean's 95 % interval and the
     median; for several a row per method, the ranking and the comparisons of the main metrics.
-    Under it the definition and the notes.
+    With label maps a row per class and method. Under it the definition and the notes.
     """
     results = evaluation.results
     several = len(evaluation.methods) > 1
@@ -46,11 +48,18 @@ def result_table(evaluation: Evaluation) -> str:
         )
     if several:
         parts += _ranking_tables(evaluation)
+    if any(result.labels for result in results):
+        parts.append(_labels_table(evaluation))
     notes = [f"note: {_case_name(result)}: {note}" for result in results for note in result.notes]
     notes += [
         f"finding: {_case_name(result)}: {finding.kind}: {finding.text}"
         for result in results
         for finding in result.findings
+    ]
+    notes += [
+        f"finding: all cases{f' of {finding.method}' if finding.method else ''}: {finding.kind}: "
+        f"{finding.text}"
+        for finding in evaluation.findings
     ]
     text = "\n\n".join(parts)
     return "\n".join([text, *notes])
@@ -209,6 +218,22 @@ def _ranking_tables(evaluation: Evaluation) -> list[str]:
     return [_aligned(ranking), _aligned(tests), about]
 
 
+def _labels_table(evaluation: Evaluation) -> str:
+    """Format one row per label class and method: mean ± sd over the cases that have the class."""
+    classes = dict.fromkeys(label for result in evaluation.results for label in result.labels)
+    rows = [["label class", "method", "n", "Dice", "surface Dice", "HD95 (mm)"]]
+    for label in classes:
+        for method, summaries in evaluation.summaries.items():
+            count = sum(label in result.labels for result in evaluation.of_method(method))
+            if count:
+                found = [(summaries.get(f"{key}_label_{label}"), n) for key, n in LABEL_SCORES]
+                means = [_mean_and_sd(summary, n, count) for summary, n in found]
+                rows.append([label, method, str(count), *means])
+    if len(evaluation.methods) == 1:
+        rows = [[label, *values] for label, _, *values in rows]
+    return _aligned(rows)
+
+
 def _tissues(evaluation: Evaluation) -> Mapping[str, tuple[float, float]]:
     stated = evaluation.settings.get("tissues")
     if not stated:
@@ -242,7 +267,7 @@ def _words(name: str) -> str:
 def _definition(results: Sequence[CaseResult], tissues: Mapping[str, tuple[float, float]]) -> str:
     """Say in one line how the numbers of a table are defined."""
     profile = results[0].profile
-    masks = sorted({mask_words(result.mask) for result in results})
+    masks = sorted({result.where.words for result in results})
     classes = ""
     if profile.units == "HU":
         listed = ", ".join(f"{_words(name)} {_limits(*limits)}" for name, limits in tissues.items())

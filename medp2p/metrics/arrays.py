@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from medp2p.errors import EvaluationError
 Array = NDArray[Any]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
+DistanceArray = NDArray[np.float32] | FloatArray
 Box = tuple[slice, ...]
+
+_PIECE = 65536
+"""Values of a flat array handled at a time: they stay in the processor's cache."""
 
 
 def values_inside(prediction: Array, reference: Array, mask: Array | None) -> tuple[Array, Array]:
@@ -47,6 +52,16 @@ def checked_mask(prediction: Array, reference: Array, mask: Array | None) -> Boo
     if not inside.any():
         raise EvaluationError("the mask is empty: no voxel is above 0; give a mask of the body")
     return inside
+
+
+def pieces(predicted: Array, true: Array) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Yield both flat arrays piece by piece, as float64."""
+    for start in range(0, predicted.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        yield (
+            predicted[piece].astype(np.float64, copy=False),
+            true[piece].astype(np.float64, copy=False),
+        )
 
 
 def slowest_axis_first(image: Array) -> list[int]:

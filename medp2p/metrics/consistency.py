@@ -47,8 +47,11 @@ def _changes(image: FloatArray, inside: BoolArray, spacing_mm: Sequence[float]) 
             for part in (slice(None, -1), slice(1, None))
         )
         both = inside[first] & inside[second]
-        difference = np.abs(image[second][both] - image[first][both])
-        changes.append(float(difference.mean()) / spacing if difference.size else math.nan)
+        total = sum(
+            float(np.abs(after - before)[counted].sum())
+            for before, after, counted in zip(image[first], image[second], both, strict=True)
+        )
+        changes.append(_quotient(total, int(np.count_nonzero(both)) * spacing))
     return changes
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from medp2p.metrics.arrays import Array, BoolArray, FloatArray
+from medp2p.metrics.arrays import Array, BoolArray, DistanceArray, FloatArray, pieces
 
 BINS = 100
 """Columns and rows of a histogram."""
@@ -87,21 +87,33 @@ def error_by_slice(
     return curves
 
 
-def error_by_distance(error: FloatArray, distance_mm: FloatArray, step_mm: float) -> Curve:
-    """Average values over steps of a distance: 0 to below ``step_mm``, and so on.
+def error_by_distance(
+    error: FloatArray, inside: BoolArray, distance_mm: DistanceArray, step_mm: float
+) -> tuple[Curve, Curve]:
+    """Average the absolute error and the error over steps of a distance.
+
+    The first step goes from 0 to below ``step_mm``, and so on.
 
     Args:
-        error: Values, one axis.
-        distance_mm: The distance of each, not negative.
+        error: Prediction minus reference, three axes.
+        inside: The mask, the same shape, not empty.
+        distance_mm: The distance of each voxel, the same shape, not negative.
         step_mm: Width of a step.
 
     Returns:
-        The mean of each step against its middle, in mm.
+        Mean absolute error and mean error of each step against its middle, in mm.
     """
-    steps = (distance_mm / step_mm).astype(np.intp)
-    counts = np.bincount(steps)
-    sums = np.bincount(steps, weights=error)
-    return mean_curve((np.arange(len(counts)) + 0.5) * step_mm, sums, counts)
+    farthest = float(distance_mm.max(where=inside, initial=0))
+    steps = int(farthest / step_mm) + 1
+    counts, absolute, signed = np.zeros((3, steps))
+    for errors, distances, counted in zip(error, distance_mm, inside, strict=True):
+        places = (distances[counted].astype(np.float64) / step_mm).astype(np.intp)
+        values = errors[counted]
+        counts += np.bincount(places, minlength=steps)
+        absolute += np.bincount(places, weights=np.abs(values), minlength=steps)
+        signed += np.bincount(places, weights=values, minlength=steps)
+    middles = (np.arange(steps) + 0.5) * step_mm
+    return mean_curve(middles, absolute, counts), mean_curve(middles, signed, counts)
 
 
 def joint_histogram(
@@ -115,7 +127,8 @@ def joint_histogram(
         value_range: Lowest and highest value; what lies beyond counts in the outermost bin.
         bins: Number of columns and of rows, equally wide.
     """
-    return _histogram(true, predicted, value_range, value_range, bins)
+    pairs = ((t, p) for p, t in pieces(predicted, true))
+    return _histogram(pairs, value_range, value_range, bins)
 
 
 def bland_altman_histogram(
@@ -132,31 +145,46 @@ def bland_altman_histogram(
         bins: Number of columns and of rows, equally wide.
     """
     limit = DIFFERENCE_SHARE * (value_range[1] - value_range[0])
-    true = true.astype(np.float64, copy=False)
-    return _histogram((predicted + true) / 2, predicted - true, value_range, (-limit, limit), bins)
+    pairs = (((p + t) / 2, p - t) for p, t in pieces(predicted, true))
+    return _histogram(pairs, value_range, (-limit, limit), bins)
 
 
 def joint_counts(
-    x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float], bins: int
+    pairs: Iterable[tuple[FloatArray, FloatArray]],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    bins: int,
 ) -> Array:
     """Count pairs of values in equally wide bins; values beyond a range go to its last bin.
+
+    Args:
+        pairs: Flat arrays of x and of y, piece by piece.
+        x_range: Lowest and highest x.
+        y_range: Lowest and highest y.
+        bins: Number of bins of each.
 
     Returns:
         Integers, shape (bins, bins), indexed by x and y.
     """
-    places = _bin_of(x, x_range, bins) * bins + _bin_of(y, y_range, bins)
-    return np.bincount(places, minlength=bins * bins).reshape(bins, bins)
+    counts = np.zeros(bins * bins, np.intp)
+    for x, y in pairs:
+        places = _bin_of(x, x_range, bins) * bins + _bin_of(y, y_range, bins)
+        counts += np.bincount(places, minlength=bins * bins)
+    return counts.reshape(bins, bins)
 
 
-def _bin_of(values: Array, value_range: tuple[float, float], bins: int) -> Array:
+def _bin_of(values: FloatArray, value_range: tuple[float, float], bins: int) -> Array:
     low, high = value_range
-    places = (values.astype(np.float64, copy=False) - low) * (bins / (high - low))
+    places = (values - low) * (bins / (high - low))
     return np.clip(places, 0, bins - 1, out=places).astype(np.intp)
 
 
 def _histogram(
-    x: Array, y: Array, x_range: tuple[float, float], y_range: tuple[float, float], bins: int
+    pairs: Iterable[tuple[FloatArray, FloatArray]],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    bins: int,
 ) -> Histogram2D:
-    counts = joint_counts(x, y, x_range, y_range, bins)
+    counts = joint_counts(pairs, x_range, y_range, bins)
     x_edges, y_edges = (np.linspace(*limits, bins + 1).tolist() for limits in (x_range, y_range))
     return Histogram2D(tuple(x_edges), tuple(y_edges), tuple(tuple(row) for row in counts.tolist()))

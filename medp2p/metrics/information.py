@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medp2p.metrics.arrays import Array, values_inside
+from medp2p.metrics.arrays import Array, pieces, values_inside
 from medp2p.metrics.curves import joint_counts
 
 INFORMATION_BINS = 128
@@ -39,7 +39,8 @@ def mutual_information(
             infinite.
     """
     predicted, true = values_inside(prediction, reference, mask)
-    joint = joint_counts(predicted, true, value_range, value_range, bins) / true.size
+    counts = joint_counts(pieces(predicted, true), value_range, value_range, bins)
+    joint = counts / true.size
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     filled = joint > 0
     ratio = joint[filled] / independent[filled]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medp2p.metrics.arrays import BoolArray, FloatArray
+from medp2p.metrics.arrays import BoolArray, DistanceArray, FloatArray
 from medp2p.metrics.curves import Curve, error_by_distance
 from medp2p.metrics.tissues import Tissues, in_tissue
 
@@ -16,7 +16,7 @@ INTERFACE_STEP_MM = 1.0
 """Width of the steps of `error_by_interface_distance`."""
 
 
-def distance_mm(region: BoolArray, spacing_mm: Sequence[float]) -> FloatArray:
+def distance_mm(region: BoolArray, spacing_mm: Sequence[float]) -> DistanceArray:
     """Return the distance of every voxel's centre to that of the nearest voxel of a region.
 
     Args:
@@ -24,8 +24,8 @@ def distance_mm(region: BoolArray, spacing_mm: Sequence[float]) -> FloatArray:
         spacing_mm: Of the voxels along each axis.
 
     Returns:
-        Millimetres, 0 inside the region; exact, up to rounding in single precision (Maurer, Qi
-        and Raghavan, IEEE Trans. Pattern Anal. Mach. Intell. 25 (2003) 265-270).
+        Millimetres, float32, 0 inside the region; exact, up to rounding (Maurer, Qi and
+        Raghavan, IEEE Trans. Pattern Anal. Mach. Intell. 25 (2003) 265-270).
     """
     import SimpleITK as sitk
 
@@ -35,23 +35,25 @@ def distance_mm(region: BoolArray, spacing_mm: Sequence[float]) -> FloatArray:
     transform.SquaredDistanceOff()
     transform.UseImageSpacingOn()
     transform.SetNumberOfThreads(1)
-    distance = sitk.GetArrayFromImage(transform.Execute(image)).astype(np.float64)
+    distance: DistanceArray = sitk.GetArrayFromImage(transform.Execute(image))
     return np.maximum(distance, 0, out=distance)
 
 
-def depth_mm(inside: BoolArray, spacing_mm: Sequence[float]) -> FloatArray | None:
+def depth_mm(inside: BoolArray, spacing_mm: Sequence[float]) -> DistanceArray | None:
     """Return how deep every voxel lies in the mask: its distance to the nearest voxel outside.
 
     Beyond the faces of the array nothing is outside: a body that is cut off there has no
     surface there.
 
     Returns:
-        Millimetres, 0 outside; None if no voxel is outside.
+        Millimetres, float32, 0 outside; None if no voxel is outside.
     """
     return None if inside.all() else distance_mm(~inside, spacing_mm)
 
 
-def error_by_depth(error: FloatArray, inside: BoolArray, depth: FloatArray) -> tuple[Curve, Curve]:
+def error_by_depth(
+    error: FloatArray, inside: BoolArray, depth: DistanceArray
+) -> tuple[Curve, Curve]:
     """Average the absolute error and the error over steps of `DEPTH_STEP_MM` of depth.
 
     Args:
@@ -62,11 +64,7 @@ def error_by_depth(error: FloatArray, inside: BoolArray, depth: FloatArray) -> t
     Returns:
         Mean absolute error and mean error against depth in mm.
     """
-    errors, depths = error[inside], depth[inside]
-    return (
-        error_by_distance(np.abs(errors), depths, DEPTH_STEP_MM),
-        error_by_distance(errors, depths, DEPTH_STEP_MM),
-    )
+    return error_by_distance(error, inside, depth, DEPTH_STEP_MM)
 
 
 def interfaces(reference: FloatArray, inside: BoolArray, tissues: Tissues) -> BoolArray:
@@ -118,5 +116,6 @@ def error_by_interface_distance(
     met = interfaces(reference, inside, tissues)
     if not met.any():
         return None
-    distance = distance_mm(met, spacing_mm)[inside]
-    return error_by_distance(np.abs(error[inside]), distance, INTERFACE_STEP_MM)
+    distance = distance_mm(met, spacing_mm)
+    absolute, _ = error_by_distance(error, inside, distance, INTERFACE_STEP_MM)
+    return absolute

@@ -89,7 +89,9 @@ def measure(
     """
     if len(spacing_mm) != 3 or not all(0 < spacing < math.inf for spacing in spacing_mm):
         raise ValueError(f"three positive spacings are needed, got {tuple(spacing_mm)}")
-    predicted, true = values_inside(prediction, reference, mask)
+    predicted, true = (
+        values.astype(np.float64) for values in values_inside(prediction, reference, mask)
+    )
     if reference.ndim != 3:
         raise EvaluationError(
             f"an image has {reference.ndim} axes; volumes with three are compared"
@@ -172,7 +174,7 @@ def _cropped(
 def _kept(image: Array, inside: BoolArray) -> FloatArray:
     """Return the image as float64 with 0 outside the mask."""
     kept: FloatArray = np.zeros(inside.shape)
-    kept[inside] = image[inside]
+    np.copyto(kept, image, where=inside)
     return kept
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft, ndimage
 
-from medp2p.metrics.arrays import Array, BoolArray, FloatArray
+from medp2p.metrics.arrays import Array, BoolArray, DistanceArray, FloatArray
 from medp2p.metrics.curves import Curve
 from medp2p.metrics.interfaces import distance_mm
 
@@ -33,7 +33,7 @@ FEWEST_EDGES = 20
 """With fewer edges there is no edge width."""
 
 
-def tissue_depth_mm(tissue: BoolArray, spacing_mm: Sequence[float]) -> FloatArray:
+def tissue_depth_mm(tissue: BoolArray, spacing_mm: Sequence[float]) -> DistanceArray:
     """Return how deep every voxel lies in the tissue: its distance to the nearest voxel outside.
 
     Beyond the faces of the array is outside, except along an axis of one voxel.
@@ -43,11 +43,11 @@ def tissue_depth_mm(tissue: BoolArray, spacing_mm: Sequence[float]) -> FloatArra
         spacing_mm: Of the voxels along each axis.
 
     Returns:
-        Millimetres, 0 outside.
+        Millimetres, float32, 0 outside.
     """
     margins = [int(size > 1) for size in tissue.shape]
     if not any(margins):
-        return np.zeros(tissue.shape)
+        return np.zeros(tissue.shape, np.float32)
     depth = distance_mm(~np.pad(tissue, [(margin, margin) for margin in margins]), spacing_mm)
     inner = (slice(m, m + n) for m, n in zip(margins, tissue.shape, strict=True))
     return depth[tuple(inner)]
@@ -56,7 +56,7 @@ def tissue_depth_mm(tissue: BoolArray, spacing_mm: Sequence[float]) -> FloatArra
 def power_ratio(
     prediction: FloatArray,
     reference: FloatArray,
-    depth_mm: FloatArray,
+    depth_mm: DistanceArray,
     spacing_mm: Sequence[float],
 ) -> tuple[float, Curve]:
     """Compare the power of fine detail: the prediction's over the reference's.
@@ -79,12 +79,14 @@ def power_ratio(
         blurred prediction, and the ratio against frequency in cycles per mm, with the number of
         Fourier coefficients. NaN where the reference has no power.
     """
-    window = np.sin(np.pi / 2 * np.minimum(depth_mm / TAPER_MM, 1)) ** 2
+    window = _window(depth_mm)
     if not window.any():
         return math.nan, Curve((), (), ())
-    shells, highest = _shells(window.shape, spacing_mm)
-    predicted, true = (_shell_power(image, window, shells) for image in (prediction, reference))
-    counts = np.bincount(shells.ravel(), minlength=FREQUENCY_BINS)[:FREQUENCY_BINS]
+    highest = 1 / (2 * min(s for s, n in zip(spacing_mm, window.shape, strict=True) if n > 1))
+    (predicted, counts), (true, _) = (
+        _shell_power(_windowed(image, window), spacing_mm, highest)
+        for image in (prediction, reference)
+    )
     ratios = np.full(FREQUENCY_BINS, math.nan)
     np.divide(predicted, true, out=ratios, where=true > 0)
     middles = (np.arange(FREQUENCY_BINS) + 0.5) * highest / FREQUENCY_BINS
@@ -94,36 +96,46 @@ def power_ratio(
     return float(predicted[upper].sum() / total) if total else math.nan, curve
 
 
-def _fast_shape(shape: Sequence[int]) -> list[int]:
-    return [fft.next_fast_len(size, real=True) for size in shape]
+def _window(depth_mm: DistanceArray) -> FloatArray:
+    """Return the window of every voxel: sin² of its depth, 1 from `TAPER_MM` on."""
+    window: FloatArray = np.empty(depth_mm.shape)
+    for plane, depths in zip(window, depth_mm, strict=True):
+        rise = np.minimum(depths.astype(np.float64) / TAPER_MM, 1)
+        plane[:] = np.sin(np.pi / 2 * rise) ** 2
+    return window
 
 
-def _shells(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[Array, float]:
-    """Number of the shell of every Fourier coefficient, and the highest frequency per mm."""
-    highest = 1 / (2 * min(s for s, n in zip(spacing_mm, shape, strict=True) if n > 1))
-    sizes = _fast_shape(shape)
-    squares = [fft.fftfreq(n, s) ** 2 for n, s in zip(sizes[:2], spacing_mm[:2], strict=True)]
-    squares.append(fft.rfftfreq(sizes[2], spacing_mm[2]) ** 2)
-    frequency = np.sqrt(
-        squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
-    )
-    shells = (frequency / highest * FREQUENCY_BINS).astype(np.intp)
-    return np.minimum(shells, FREQUENCY_BINS), highest
+def _windowed(image: FloatArray, window: FloatArray) -> FloatArray:
+    """Return the image less its mean, times the window."""
+    product = image * window
+    mean = float(product.sum() / window.sum())
+    np.subtract(image, mean, out=product)
+    product *= window
+    return product
 
 
-def _shell_power(image: FloatArray, window: FloatArray, shells: Array) -> FloatArray:
-    """Power of the windowed image in every shell; what lies beyond the last is left out."""
-    mean = float((image * window).sum() / window.sum())
-    spectrum = fft.rfftn((image - mean) * window, s=_fast_shape(image.shape))
-    power = spectrum.real**2 + spectrum.imag**2
-    sums = np.bincount(shells.ravel(), weights=power.ravel(), minlength=FREQUENCY_BINS)
-    return sums[:FREQUENCY_BINS].astype(np.float64)
+def _shell_power(
+    image: FloatArray, spacing_mm: Sequence[float], highest: float
+) -> tuple[FloatArray, Array]:
+    """Return power and number of Fourier coefficients in shells up to the highest frequency."""
+    sizes = [fft.next_fast_len(size, real=True) for size in image.shape]
+    x, y = (fft.fftfreq(n, s) ** 2 for n, s in zip(sizes[:2], spacing_mm[:2], strict=True))
+    z = fft.rfftfreq(sizes[2], spacing_mm[2]) ** 2
+    sums, counts = np.zeros(FREQUENCY_BINS + 1), np.zeros(FREQUENCY_BINS + 1, np.intp)
+    for square, plane in zip(x, fft.rfftn(image, s=sizes), strict=True):
+        frequency = np.sqrt(square + y[:, None] + z)
+        shells = (frequency / highest * FREQUENCY_BINS).astype(np.intp)
+        shells = np.minimum(shells, FREQUENCY_BINS).ravel()
+        power = (plane.real**2 + plane.imag**2).ravel()
+        sums += np.bincount(shells, weights=power, minlength=len(sums))
+        counts += np.bincount(shells, minlength=len(counts))
+    return sums[:FREQUENCY_BINS], counts[:FREQUENCY_BINS]
 
 
 def edge_width_ratio(
     prediction: FloatArray,
     reference: FloatArray,
-    depth_mm: FloatArray,
+    depth_mm: DistanceArray,
     spacing_mm: Sequence[float],
 ) -> float:
     """Compare the width of edges: the prediction's over the reference's.
@@ -147,7 +159,8 @@ def edge_width_ratio(
     """
     spread = [s for s, n in zip(spacing_mm, depth_mm.shape, strict=True) if n > 1]
     reach = max([PROFILE_MM, *(2 * s for s in spread)])
-    places, normals = _edges(reference, depth_mm > reach + math.hypot(*spread), spacing_mm)
+    eligible = depth_mm > np.float64(reach + math.hypot(*spread))
+    places, normals = _edges(reference, eligible, spacing_mm)
     if len(places) < FEWEST_EDGES:
         return math.nan
     step = min(spread) / 4
@@ -161,18 +174,23 @@ def edge_width_ratio(
 def _edges(
     reference: FloatArray, eligible: BoolArray, spacing_mm: Sequence[float]
 ) -> tuple[FloatArray, FloatArray]:
-    """Return indices and unit normals in mm of the strongest edges, each of shape (edges, 3)."""
-    if np.count_nonzero(eligible) < FEWEST_EDGES:
+    """Return indices and unit normals in mm of the strongest edges, each of shape (edges, 3).
+
+    No eligible voxel may lie at a face of the array, except along an axis of one voxel.
+    """
+    places = np.flatnonzero(eligible)
+    if len(places) < FEWEST_EDGES:
         return np.empty((0, 3)), np.empty((0, 3))
-    gradient = [
-        np.gradient(reference, spacing, axis=axis)[eligible] if size > 1 else 0.0
-        for axis, (spacing, size) in enumerate(zip(spacing_mm, reference.shape, strict=True))
-    ]
-    vectors = np.stack(np.broadcast_arrays(*gradient), axis=1)
+    values, vectors = reference.ravel(), np.zeros((len(places), 3))
+    for axis, spacing in enumerate(spacing_mm):
+        if reference.shape[axis] > 1:
+            step = math.prod(reference.shape[axis + 1 :])
+            vectors[:, axis] = (values[places + step] - values[places - step]) / (2 * spacing)
     strength = np.linalg.norm(vectors, axis=1)
     strong = np.flatnonzero((strength >= np.quantile(strength, EDGE_QUANTILE)) & (strength > 0))
     chosen = strong[:: max(1, math.ceil(len(strong) / EDGES))]
-    return np.argwhere(eligible)[chosen].astype(float), vectors[chosen] / strength[chosen, None]
+    indices = np.stack(np.unravel_index(places[chosen], reference.shape), axis=1)
+    return indices.astype(float), vectors[chosen] / strength[chosen, None]
 
 
 def _median_width(image: FloatArray, points: FloatArray, step_mm: float) -> float:

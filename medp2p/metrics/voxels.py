@@ -8,11 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from medp2p.metrics.arrays import Array, FloatArray, values_inside
+from medp2p.metrics.arrays import Array, FloatArray, pieces, values_inside
 from medp2p.metrics.profiles import HU_RANGE_SYNTHRAD2025
-
-_PIECE = 65536
-"""Values of a flat array handled at a time."""
 
 
 def masked_mae(prediction: Array, reference: Array, mask: Array | None = None) -> float:
@@ -120,10 +117,5 @@ def _mean(
     compare: Callable[[FloatArray, FloatArray], FloatArray], predicted: Array, true: Array
 ) -> float:
     """Average ``compare(predicted, true)`` over flat arrays, in float64 and piece by piece."""
-    total = 0.0
-    for start in range(0, predicted.size, _PIECE):
-        piece = slice(start, start + _PIECE)
-        total += float(
-            compare(predicted[piece].astype(np.float64), true[piece].astype(np.float64)).sum()
-        )
+    total = sum(float(compare(p, t).sum()) for p, t in pieces(predicted, true))
     return total / predicted.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from medp2p.alignment import Alignment, place, write_alignment
 from medp2p.config import ImageSettings, PreparationSettings, PreprocessingSettings
-from medp2p.errors import MedP2PError
-from medp2p.files import atomic_folder, files_below
-from medp2p.io import data_file, read_volume, write_volume
+from medp2p.files import atomic_folder
+from medp2p.hashes import hash_file, hash_files, hash_path
+from medp2p.io import read_volume, write_volume
 from medp2p.manifest import TARGET, Case, case_alignment, dicom_options
 from medp2p.preparation.audit import PairAudit, audit_pair, audit_picture
 from medp2p.preprocessing import (
@@ -100,7 +100,7 @@ def examine_pair(job: PairJob) -> PairRecord:
         return kept
     with atomic_folder(job.folder, marker=RECORD_FILE, overwrite=True) as folder:
         record = _examine(job, key, inputs, folder)
-        record.files.update({file.name: _hash_file(file) for file in sorted(folder.iterdir())})
+        record.files.update({file.name: hash_file(file) for file in sorted(folder.iterdir())})
         text = json.dumps(asdict(record), indent=1) + "\n"
         (folder / RECORD_FILE).write_text(text, encoding="utf-8")
     return record
@@ -120,7 +120,7 @@ def read_record(folder: Path) -> PairRecord | None:
 def _is_whole(folder: Path, record: PairRecord) -> bool:
     """Whether every file of an examined pair is there as it was written."""
     return all(
-        (folder / name).is_file() and _hash_file(folder / name) == sha256
+        (folder / name).is_file() and hash_file(folder / name) == sha256
         for name, sha256 in record.files.items()
     )
 
@@ -243,29 +243,3 @@ def _content_hash(job: PairJob, name: str) -> str:
         return hash_files(files)
     digest, part = hash_path(_paths(job.case)[name]), job.case.series.get(name)
     return hashlib.sha256(f"{digest} {part}".encode()).hexdigest() if part else digest
-
-
-def hash_path(path: Path) -> str:
-    """Hash an image's file and the data file that its header names, or the files of a folder.
-
-    Raises:
-        MedP2PError: If a file cannot be read.
-        ImageReadError: If the data file is missing, or the header damaged.
-    """
-    if path.is_dir():
-        return hash_files(list(files_below(path)))
-    data = data_file(path)
-    return hash_files([path, data]) if data else _hash_file(path)
-
-
-def hash_files(files: Sequence[Path]) -> str:
-    """Hash the content of files, whatever their names and order."""
-    return hashlib.sha256("".join(sorted(map(_hash_file, files))).encode()).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise MedP2PError(f"{path}: cannot be read: {error.strerror or error}") from error

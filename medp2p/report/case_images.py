@@ -1,4 +1,4 @@
-"""The images of a case as they were compared, all on one grid, for the viewer and the PDF."""
+"""The images of a case as they were compared, for the viewer and the PDF."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medp2p.alignment import Alignment, read_alignment, resample_aligned
-from medp2p.errors import ImageReadError, MedP2PError
-from medp2p.io import read_volume
-from medp2p.manifest import aligned_volume, dicom_options
+from medp2p.alignment import Alignment
+from medp2p.compared import compared_images, read_case, refuse_changed, with_moved_prediction
+from medp2p.errors import ImageReadError
 from medp2p.metrics import Profile
 from medp2p.pictures import HU_WINDOW
 from medp2p.preprocessing import resample
-from medp2p.regions import read_region
 from medp2p.results import CaseFiles, CaseResult
 from medp2p.volume import Grid, Volume, reorient
 
@@ -28,10 +26,10 @@ class CaseImages:
         case: The case's name.
         method: Which prediction.
         source: The image that was translated, if it is known.
-        prediction: The prediction.
+        prediction: The prediction, moved onto the reference if it was compared so.
         reference: The true image.
-        mask: Where they were compared; None is everywhere.
-        notes: Which images were resampled to be shown.
+        mask: The voxels that were compared; None is all.
+        notes: Which images were resampled or moved.
     """
 
     case: str
@@ -43,51 +41,42 @@ class CaseImages:
     notes: tuple[str, ...] = ()
 
 
-def read_case_images(result: CaseResult, region: str | None = None) -> CaseImages:
-    """Read the images behind a result, and put them onto one grid as the evaluation did.
+def read_case_images(result: CaseResult) -> CaseImages:
+    """Read the images behind a result, as the evaluation compared them.
 
-    The grid is the reference's, or the prediction's where the reference was brought there by its
-    registration. Another order of axes changes no voxel; an image on another grid is resampled
-    (linear; the mask takes the nearest voxel), and a note says so.
+    Only the source may be resampled besides, for the picture alone.
 
     Args:
         result: Knows its files.
-        region: Name of the region that was compared, in a file of several.
 
     Raises:
-        ImageReadError: If the images are not on disk any more, or cannot be read.
+        ImageReadError: If the images changed since the evaluation, are gone, or cannot be read.
         GeometryError: If their voxels cannot be placed.
     """
-    files = result.files
-    if files is None or files.prediction is None:
+    if result.files is None or result.files.prediction is None:
         raise ImageReadError("the prediction was not kept as a file")
-    prediction = reorient(read_volume(files.prediction), "RAS")
-    reference = read_volume(files.reference, dicom=dicom_options(files.series))
-    drawn = read_region(files.region, reference, name=region) if files.region else None
-    alignment = read_alignment(files.transform) if files.transform else Alignment.identity()
-    notes = []
-    if files.transform:
-        reference = aligned_volume(reference, alignment, prediction.grid)
-        notes.append("reference resampled by its registration")
-    reference = reorient(reference, "RAS")
-    grid = reference.grid
-    if prediction.grid.difference(grid):
-        notes.append("prediction resampled onto the reference's grid")
-        prediction = _on_grid(prediction, grid, outside=result.profile.value_range[0])
-    if "alignment_shift_mm" in result.values:
-        notes.append("prediction shown as it lies, before its rigid alignment")
-    source, source_note = _source(files, grid)
-    notes += [source_note] if source_note else []
-    masks = [_mask_on(read_volume(files.mask), Alignment.identity(), grid)] if files.mask else []
-    masks += [_mask_on(drawn, alignment, grid)] if drawn else []
+    refuse_changed(result.files)
+    volumes = read_case(result.files, result.where.region_name or None)
+    outside = result.profile.value_range[0]
+    images = compared_images(volumes, outside=outside, allow_resampling=True)
+    notes = list(images.notes)
+    if not result.files.hashes:
+        notes.append("whether the images changed since the evaluation is not known")
+    if volumes.registration is not None:
+        notes.append(f"where the reference has no voxels {outside:g} is shown")
+    if result.alignment:
+        pose = Alignment(np.array(result.alignment))
+        images = with_moved_prediction(images, pose, outside=outside)
+        notes.append("prediction shown as compared, moved rigidly onto the reference")
+    source, source_note = _shown_source(result.files, volumes.source, images.reference.grid)
     return CaseImages(
         result.case,
         result.method,
         source,
-        prediction,
-        reference,
-        np.logical_and.reduce(masks) if masks else None,
-        tuple(notes),
+        images.prediction,
+        images.reference,
+        images.inside,
+        (*notes, *source_note),
     )
 
 
@@ -101,25 +90,15 @@ def grey_range(images: CaseImages, profile: Profile) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def _source(files: CaseFiles, grid: Grid) -> tuple[Volume | None, str]:
-    """Return the source and what to know about it; it can be done without."""
-    if files.source is None:
-        return None, ""
-    try:
-        source = reorient(read_volume(files.source), "RAS")
-    except MedP2PError:
-        return None, "the source could not be read"
-    if source.grid.difference(grid):
-        source = _on_grid(source, grid, outside=float(source.array.min()))
-        return source, "source resampled onto the reference's grid"
-    return source, ""
-
-
-def _on_grid(volume: Volume, grid: Grid, *, outside: float) -> Volume:
-    array = resample(volume, grid, outside=outside)
-    return replace(volume, array=array, affine=grid.affine)
-
-
-def _mask_on(mask: Volume, alignment: Alignment, grid: Grid) -> NDArray[np.bool_]:
-    binary = mask.with_array((mask.array > 0).astype(np.uint8))
-    return resample_aligned(binary, alignment, grid, outside=0, nearest=True) > 0
+def _shown_source(
+    files: CaseFiles, source: Volume | None, grid: Grid
+) -> tuple[Volume | None, tuple[str, ...]]:
+    """Return the source on the grid of the comparison, and what to know about it."""
+    if source is None:
+        return None, ("the source could not be read",) if files.source else ()
+    source = reorient(source, "RAS")
+    if source.grid.difference(grid) is None:
+        return source, ()
+    array = resample(source, grid, outside=float(source.array.min()))
+    shown = replace(source, array=array, affine=grid.affine)
+    return shown, ("source resampled onto the reference's grid",)

@@ -11,18 +11,21 @@ from typing import Any
 
 from medp2p.errors import MedP2PError
 from medp2p.report.case_images import CaseImages, read_case_images
-from medp2p.report.figures import (
-    as_svg,
-    figure_sections,
+from medp2p.report.figure_style import method_label
+from medp2p.report.figures import figure_sections
+from medp2p.report.metric_words import (
+    BEST_TEXTS,
+    MetricWords,
     known_metrics,
-    method_label,
+    metric_words,
+    range_text,
     tissue_limits,
 )
-from medp2p.report.metric_words import BEST_TEXTS, MetricWords, metric_words, range_text
 from medp2p.report.page import render
+from medp2p.report.panels import as_svg
 from medp2p.report.viewer import CaseBlock, Place, ViewerCase, case_block
 from medp2p.report.worst_slices import WorstSlice, worst_slices
-from medp2p.results import CaseResult, Comparison, Evaluation, Finding, Summary, mask_words
+from medp2p.results import CaseResult, Comparison, Evaluation, Finding, Summary
 
 TITLE = "Evaluation of synthetic images"
 
@@ -69,6 +72,7 @@ def evaluation_page(
     viewer_cases: int = VIEWER_CASES,
     full_resolution: bool = False,
     progress: Callable[[], None] | None = None,
+    left_out: Callable[[str, str], None] | None = None,
 ) -> str:
     """Write the page; the same evaluation and images give the same text.
 
@@ -78,6 +82,7 @@ def evaluation_page(
             findings come first, then those with the largest MAE.
         full_resolution: Embed every voxel instead of half the resolution.
         progress: Called when a case is packed for the viewer.
+        left_out: Called with a case and the reason why its images are not shown.
 
     Returns:
         An HTML document that needs no other file.
@@ -91,6 +96,8 @@ def evaluation_page(
             blocks.append(_block(result, worst, evaluation, full_resolution))
         except MedP2PError as error:
             unseen.setdefault(str(error), []).append(_whose(result, evaluation))
+            if left_out:
+                left_out(_whose(result, evaluation), str(error))
         if progress:
             progress()
     return render("evaluation.html", **_content(evaluation, worst, blocks, unseen))
@@ -144,7 +151,7 @@ def facts(evaluation: Evaluation) -> dict[str, str]:
     """Return what was compared, line by line."""
     profile = evaluation.profile
     low, high = profile.value_range
-    masks = list(dict.fromkeys(mask_words(result.mask) for result in evaluation.results))
+    masks = list(dict.fromkeys(result.where.words for result in evaluation.results))
     counts = {len(evaluation.of_method(method)) for method in evaluation.methods}
     cases = f"{len({result.case for result in evaluation.results})}"
     if len(evaluation.methods) > 1:
@@ -317,7 +324,7 @@ def _block(
     evaluation: Evaluation,
     full_resolution: bool,
 ) -> CaseBlock:
-    images = read_case_images(result, evaluation.settings.get("region"))
+    images = read_case_images(result)
     return case_block(
         ViewerCase(
             name=result.case,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from medp2p.metrics import Profile
+from medp2p.metrics import TISSUES_HU, Profile
+from medp2p.results import Evaluation
 
 Best = Literal["low", "high", "0", "1", ""]
 
@@ -281,6 +282,29 @@ BEST_TEXTS: Mapping[Best, str] = {
     "1": "1 is best",
     "": "",
 }
+
+
+def known_metrics(evaluation: Evaluation) -> list[MetricWords]:
+    """Return the words for every metric that some case has, in the order of the values."""
+    names = dict.fromkeys(name for result in evaluation.results for name in result.values)
+    limits = tissue_limits(evaluation)
+    return [metric_words(name, evaluation.profile, limits) for name in names]
+
+
+def tissue_limits(evaluation: Evaluation) -> dict[str, tuple[float, float]]:
+    """Return lower and upper HU of the tissue classes that the evaluation used."""
+    limits = dict(TISSUES_HU)
+    given = evaluation.settings.get("tissues")
+    if isinstance(given, Mapping):
+        limits |= {
+            str(name): (_limit(low, -1), _limit(high, 1)) for name, (low, high) in given.items()
+        }
+    return limits
+
+
+def _limit(value: Any, sign: int) -> float:
+    """Return a border of a class; None is open."""
+    return sign * float("inf") if value is None else float(value)
 
 
 def metric_words(

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from medp2p.alignment import Alignment, move_points
 from medp2p.pictures import HU_WINDOW
+from medp2p.report.planes import shown_axes
 from medp2p.volume import Volume, reorient
 
 COLUMNS = ("source", "target", "checkerboard", "target's edges over the source")
@@ -44,9 +45,9 @@ def pair_picture(
 ) -> bytes:
     """Draw the planes through the middle of the body, as a JPEG of about 40 kB.
 
-    Rows are `ROWS`, columns are `COLUMNS`. The patient's right is on the left, the front (head)
-    is up; a sagittal plane looks to the right. Millimetres are true in both directions, so that
-    thick slices are not squashed. The same images give the same bytes.
+    Rows are `ROWS`, columns are `COLUMNS`, turned as in `medp2p.report.planes`. Millimetres are
+    true in both directions, so that thick slices are not squashed. The same images give the same
+    bytes.
 
     Args:
         source: The fixed image.
@@ -62,8 +63,8 @@ def pair_picture(
     low, high = _box_mm(body, fixed.spacing_mm)
     pixel_mm = float((high - low).max() / LONGEST_PIXELS)
     rows = []
-    for axis in (2, 1, 0):
-        index_mm, shape = _plane(axis, low, high, pixel_mm)
+    for plane in ROWS:
+        index_mm, shape = _plane(plane, low, high, pixel_mm)
         points = _to_world(index_mm, fixed)
         images = [
             _grey(_sampled(source, points), shape, windows[0]),
@@ -97,15 +98,15 @@ def _box_mm(body: NDArray[np.bool_], spacing: Floats) -> tuple[Floats, Floats]:
     return low, np.maximum(high, low + spacing)
 
 
-def _plane(axis: int, low: Floats, high: Floats, pixel_mm: float) -> tuple[Floats, tuple[int, int]]:
+def _plane(
+    plane: str, low: Floats, high: Floats, pixel_mm: float
+) -> tuple[Floats, tuple[int, int]]:
     """Points in mm along the image's axes, (pixels, 3), and rows and columns of the picture."""
-    across, down = [(1, 2), (0, 2), (0, 1)][axis]
-    columns = _steps(low[across], high[across], pixel_mm)
+    down, across = shown_axes(plane)
+    columns = _steps(low[across], high[across], pixel_mm)[::-1]
     rows = _steps(low[down], high[down], pixel_mm)[::-1]
-    if across == 0:
-        columns = columns[::-1]
     points = np.empty((len(rows), len(columns), 3))
-    points[..., axis] = (low[axis] + high[axis]) / 2
+    points[...] = (low + high) / 2
     points[..., across] = columns
     points[..., down] = rows[:, None]
     return points.reshape(-1, 3), (len(rows), len(columns))

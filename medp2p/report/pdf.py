@@ -30,18 +30,13 @@ from medp2p.report.evaluation_page import (
     shown_p,
     summary_rows,
 )
-from medp2p.report.figures import (
-    LINE,
-    Panel,
-    Section,
-    figure_sections,
-    fix_layout,
-    house_style,
-    known_metrics,
-    method_label,
-)
+from medp2p.report.figure_style import LINE, house_style, method_label
+from medp2p.report.figures import figure_sections
+from medp2p.report.metric_words import known_metrics
+from medp2p.report.panels import Panel, Section, fix_layout
+from medp2p.report.planes import shown_axes, shown_slice
 from medp2p.report.viewer import ERROR_LIMIT_HU
-from medp2p.report.worst_slices import PLANES, WorstSlice, worst_slices
+from medp2p.report.worst_slices import WorstSlice, worst_slices
 from medp2p.results import Evaluation
 
 A4_INCHES = (8.27, 11.69)
@@ -102,6 +97,9 @@ def _write_results(text: _TextPages, evaluation: Evaluation) -> None:
     for note in grouped_notes(evaluation):
         text.paragraph(f"Note: {note.text} ({', '.join(note.cases)})")
     text.heading("Findings")
+    for finding in evaluation.findings:
+        whose = f", {method_label(finding.method)}" if several else ""
+        text.paragraph(f"All cases{whose}: {finding.kind.replace('_', ' ')}: {finding.text}")
     faults = found_faults(evaluation)
     if faults:
         text.table(
@@ -112,7 +110,7 @@ def _write_results(text: _TextPages, evaluation: Evaluation) -> None:
             ],
         )
     else:
-        text.paragraph("None of the faults that are looked for was recognized.")
+        text.paragraph("None of the faults that are looked for was recognized in a single case.")
     if evaluation.requirements:
         text.heading("Requirements")
         text.table(
@@ -493,7 +491,7 @@ def _save_page(pages: PdfPages, figure: Figure) -> None:
 
 @dataclass(frozen=True)
 class _Picture:
-    """A slice of each image, (rows, columns) from the feet or the back upwards."""
+    """A slice of each image, (rows, columns) as `shown_slice` turns it."""
 
     title: str
     images: dict[str, NDArray[Any]]
@@ -511,7 +509,7 @@ def _save_pictures(pages: PdfPages, evaluation: Evaluation) -> list[str]:
         if not wanted:
             continue
         try:
-            images = read_case_images(result, evaluation.settings.get("region"))
+            images = read_case_images(result)
             pictures |= {one: _picture(one, images, evaluation) for one in wanted}
         except MedP2PError as error:
             unseen.setdefault(str(error), []).append(f"{result.case} {result.method}".rstrip())
@@ -522,22 +520,21 @@ def _save_pictures(pages: PdfPages, evaluation: Evaluation) -> list[str]:
 
 
 def _picture(worst: WorstSlice, images: CaseImages, evaluation: Evaluation) -> _Picture:
-    axis = PLANES.index(worst.plane)
     volumes = {
         "source": images.source,
         "prediction": images.prediction,
         "reference": images.reference,
     }
     slices = {
-        name: np.take(volume.array, worst.index, axis).T[:, ::-1].astype(np.float32)
+        name: shown_slice(volume.array, worst.plane, worst.index).astype(np.float32)
         for name, volume in volumes.items()
         if volume is not None
     }
     error = slices["prediction"] - slices["reference"]
     if images.mask is not None:
-        outside = ~np.take(images.mask, worst.index, axis).T[:, ::-1]
+        outside = ~shown_slice(images.mask, worst.plane, worst.index)
         error = np.ma.masked_where(outside, error)
-    across, up = (spacing for n, spacing in enumerate(images.reference.spacing_mm) if n != axis)
+    down, across = images.reference.spacing_mm[list(shown_axes(worst.plane))]
     unit = evaluation.profile.units or ""
     title = f"{worst.case}, {worst.plane} slice {worst.index}, MAE {worst.mae:.1f} {unit}".rstrip()
     if len(evaluation.methods) > 1:
@@ -546,7 +543,7 @@ def _picture(worst: WorstSlice, images: CaseImages, evaluation: Evaluation) -> _
         title,
         slices | {"error": error},
         grey_range(images, evaluation.profile),
-        float(up / across),
+        float(down / across),
     )
 
 
@@ -580,7 +577,6 @@ def _draw_picture(row: FigureBase, picture: _Picture, unit: str) -> None:
             cmap="RdBu_r" if name == "error" else "gray",
             vmin=black,
             vmax=white,
-            origin="lower",
             aspect=picture.aspect,
             interpolation="none",
         )

@@ -40,6 +40,9 @@ ERROR_LIMIT_HU = 200.0
 """Errors from here on have the full colour at first; the same for every case, so that colours can
 be compared."""
 
+THICK = 2.0
+"""Slices so many times as thick as a voxel is wide are not averaged."""
+
 AUTOMATIC_PERCENTILES = (1.0, 99.5)
 """Of the voxels inside the mask: black and white of images that are not in HU."""
 
@@ -129,7 +132,7 @@ def case_block(case: ViewerCase, *, full_resolution: bool = False) -> CaseBlock:
     Args:
         case: The volumes.
         full_resolution: Pack every voxel, instead of means over 2×2×2 voxels (fewer at the far
-            faces of odd sizes, one along an axis of one voxel). NaN and infinity do not count.
+            faces of odd sizes; see `halved`). NaN and infinity do not count.
 
     Raises:
         GeometryError: If the volumes do not share one grid.
@@ -137,7 +140,7 @@ def case_block(case: ViewerCase, *, full_resolution: bool = False) -> CaseBlock:
             another shape.
     """
     grid = _common_grid(case)
-    factor = tuple(1 if full_resolution or n == 1 else 2 for n in grid.shape)
+    factor = (1, 1, 1) if full_resolution else halved(grid)
     volumes = {"source": case.source, "prediction": case.prediction, "reference": case.reference}
     coarse = {
         kind: _block_means(volume.array, factor) for kind, volume in volumes.items() if volume
@@ -181,6 +184,17 @@ def case_block(case: ViewerCase, *, full_resolution: bool = False) -> CaseBlock:
         ],
     }
     return CaseBlock(case.name, case.method, case.note, info, tuple(packed))
+
+
+def halved(grid: Grid) -> tuple[int, int, int]:
+    """Return how many voxels along i, j and k become one at half resolution: 1 or 2.
+
+    One along an axis of one voxel, and where voxels are at least `THICK` times as long as the
+    shortest side: thick slices are shown one by one.
+    """
+    thick = grid.spacing_mm >= THICK * grid.spacing_mm.min()
+    i, j, k = (1 if n == 1 or alone else 2 for n, alone in zip(grid.shape, thick, strict=True))
+    return i, j, k
 
 
 def coarser_grid(grid: Grid, factor: Sequence[int]) -> Grid:

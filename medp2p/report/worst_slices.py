@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medp2p.report.planes import PLANES
 from medp2p.results import CaseResult
-
-PLANES = ("sagittal", "coronal", "axial")
-"""Planes whose slices are counted along i, j and k of a volume in RAS order."""
 
 SMALLEST_SHARE = 0.25
 """Slices with fewer voxels than this share of the case's median slice are passed over: the mean
