@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from process_memory import family, memory_mib
 from scipy import ndimage
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -129,34 +129,15 @@ def _evaluate(images: Path, folder: Path, jobs: int) -> Course:
     with (folder / "evaluate.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None:
-            family = list(_family(process.pid))
-            main.append(_memory_mib(process.pid))
-            workers.append(sum(map(_memory_mib, family[1:])))
-            cpu = max(cpu, sum(map(_cpu_seconds, family)))
+            processes = list(family(process.pid))
+            main.append(memory_mib(process.pid))
+            workers.append(sum(map(memory_mib, processes[1:])))
+            cpu = max(cpu, sum(map(_cpu_seconds, processes)))
             time.sleep(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
         typer.echo((folder / "evaluate.log").read_text()[-2000:], err=True)
         raise typer.Exit(process.returncode)
     return Course(time.perf_counter() - began, cpu, main, workers)
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = tasks.read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from _family(int(child))
-
-
-def _memory_mib(pid: int) -> float:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line[:4] == "Pss:")
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,6 +21,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from process_memory import family, memory_mib
 from scipy.spatial.transform import Rotation
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -100,7 +100,7 @@ def _prepare(scans: Path, output: Path, jobs: int) -> Cost:
     native = "preprocessing.spacing_mm=[null,null,null]"
     process = subprocess.Popen([*command, "-p", "mr_to_ct", "-s", native, "--jobs", str(jobs)])
     while process.poll() is None:
-        peak = max(peak, _memory_mib(process.pid))
+        peak = max(peak, sum(map(memory_mib, family(process.pid))))
         time.sleep(SECONDS_BETWEEN_LOOKS)
     if process.returncode:
         raise typer.Exit(process.returncode)
@@ -142,29 +142,6 @@ def _register(folder: Path) -> None:
     mr, ct = read_volume(folder / "mr.nii.gz"), read_volume(folder / "ct.nii.gz")
     bodies = np.load(folder / "mr_body.npy"), np.load(folder / "ct_body.npy")
     register(mr, ct, *bodies, RegistrationSettings(), 0)
-
-
-def _memory_mib(pid: int) -> float:
-    return sum(map(_own_memory_mib, _family(pid)))
-
-
-def _family(pid: int) -> Iterator[int]:
-    yield pid
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = tasks.read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from _family(int(child))
-
-
-def _own_memory_mib(pid: int) -> float:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) / 1024 for line in text.splitlines() if line[:4] == "Pss:")
 
 
 if __name__ == "__main__":

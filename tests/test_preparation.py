@@ -541,7 +541,7 @@ def test_a_registered_reference_is_judged_on_the_prediction_s_grid(
     assert code == 0, err
     [case] = json.loads(out)["cases"]
     assert case["values"]["mae_hu"] == pytest.approx(10, abs=1e-3)
-    assert "% of the mask" in case["notes"][0]
+    assert "covers 100 % of the mask" in case["notes"][0]
 
 
 def test_a_model_is_judged_like_its_predictions(trained_run, prepared_folder, capsys, tmp_path):
