@@ -1,0 +1,1 @@
+"""A DICOM node: series that arrive by C-STORE are translated, and the results sent on."""
