@@ -236,7 +236,7 @@ def batch(
         **given,
     )
     part_of_all = _shard(part)
-    hook = Hook(on_done) if on_done else None
+    hook = Hook(on_done, outgoing) if on_done else None
     finder = Finder(incoming, wanted, read_card(model)[0], part_of_all)
     if dry_run:
         _print_worklist(finder.find())
@@ -246,7 +246,7 @@ def batch(
             _watch(finder, outgoing, job, watch, hook)
             return
         conversion = _convert(finder.find(), outgoing, job, hook)
-    _finish(conversion, outgoing)
+    _finish(conversion, outgoing, hook)
 
 
 class Finder:
@@ -272,23 +272,21 @@ def _convert(
     from medp2p.conversion.pipeline import convert
 
     names = {scan.name for scan in worklist.scans}
-    run = ""
     with progress_bar("translating", len(worklist.scans), "scan") as advance:
 
         def note(event: "Event") -> None:
-            nonlocal run
-            if event.kind == "run":
-                run = event.run
-            elif event.scan in names and event.kind in ("done", "skipped", "failed"):
+            if event.scan in names and event.kind in ("done", "skipped", "failed"):
                 advance(note=event.scan)
-            if hook and event.kind == "done" and event.run == run:
-                for output in event.details.get("outputs", {}):
-                    hook.start(outgoing / output)
+            if hook and event.kind == "done":
+                hook.start(event)
 
-        return convert(worklist, outgoing, job, on_event=note)
+        conversion = convert(worklist, outgoing, job, on_event=note)
+    if hook and conversion.ended != "finished":
+        hook.drop_waiting()
+    return conversion
 
 
-def _finish(conversion: "Conversion", outgoing: Path) -> None:
+def _finish(conversion: "Conversion", outgoing: Path, hook: "Hook | None") -> None:
     """Write the summary, print it, and exit with the code that says how it went."""
     from medp2p.conversion.journal import read_events
     from medp2p.conversion.summary import progress_of, progress_text, write_summary
@@ -303,6 +301,8 @@ def _finish(conversion: "Conversion", outgoing: Path) -> None:
     if conversion.failed:
         good = conversion.done + conversion.unchanged + conversion.elsewhere
         raise typer.Exit(options.EXIT_SOME_FAILED if good else 1)
+    if hook and hook.failed:
+        raise typer.Exit(options.EXIT_SOME_FAILED)
 
 
 def _watch(
@@ -322,7 +322,7 @@ def _watch(
             conversion = _convert(Worklist(tuple(scans)), outgoing, job, hook)
             seen |= {scan.name: scan.modified for scan in scans}
             if conversion.ended != "finished":
-                _finish(conversion, outgoing)
+                _finish(conversion, outgoing, hook)
                 return
         time.sleep(min(quiet_seconds, SECONDS_BETWEEN_LOOKS))
 

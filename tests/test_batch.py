@@ -75,6 +75,35 @@ def test_a_tree_is_translated_and_told_of(incoming, tiny_model, tmp_path, capsys
     assert said.startswith("4 of 4 scans: 2 done, 1 skipped, 1 failed")
 
 
+def test_a_command_that_failed_is_run_again_and_one_that_succeeded_is_not(
+    incoming, tiny_model, tmp_path, capsys
+):
+    output, switch = tmp_path / "out", tmp_path / "works"
+    program = (
+        "import os, sys; name = sys.argv[2]\n"
+        "if 'quoted' in name and not os.path.exists(sys.argv[1]): sys.exit(7)\n"
+        "open(sys.argv[1] + '.log', 'a').write(name + chr(10))"
+    )
+    hook = shlex.join([sys.executable, "-c", program, str(switch), "{}"])
+    command = batch(incoming, output, tiny_model, "--exclude", "p2/*", "--on-done", hook)
+    code, said, _ = run(capsys, *command)
+    assert code == 3
+    assert "the command after a scan failed for 1" in said
+    failed = [event for event in read_events(output) if event.code == "hook_failed"]
+    assert [(event.scan, event.reason) for event in failed] == [
+        (f"{ODD_NAME}/mr", f"{sys.executable}: exit code 7")
+    ]
+
+    switch.touch()
+    for _ in range(2):
+        code, said, _ = run(capsys, *command)
+        assert code == 0
+        assert "failed for" not in said
+    given = Path(f"{switch}.log").read_text().splitlines()
+    assert given == [str(output / name) for name in ("p1/mr.nii.gz", f"{ODD_NAME}/mr.nii.gz")]
+    assert len([event for event in read_events(output) if event.kind == "done"]) == 2
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

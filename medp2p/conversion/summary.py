@@ -37,6 +37,7 @@ class Progress:
         per_hour: Scans that were done per hour, lately; 0 if none was.
         seconds: Median time from taking a scan to its result; None if none is done.
         ended: How the latest run ended, None if it has not said so.
+        hooks_failed: For so many scans the command after them has not succeeded.
     """
 
     counts: dict[str, int]
@@ -45,6 +46,7 @@ class Progress:
     per_hour: float
     seconds: float | None
     ended: str | None
+    hooks_failed: int
 
 
 def progress_of(events: Sequence[Event]) -> Progress:
@@ -64,7 +66,13 @@ def progress_of(events: Sequence[Event]) -> Progress:
         per_hour=_per_hour(events),
         seconds=median(seconds) if seconds else None,
         ended=(ends[-1].code or "finished") if ends else None,
+        hooks_failed=_hooks_failed(events),
     )
+
+
+def _hooks_failed(events: Sequence[Event]) -> int:
+    last = {event.scan: event.code for event in events if event.kind == "hook"}
+    return sum(map(bool, last.values()))
 
 
 def _per_hour(events: Sequence[Event]) -> float:
@@ -89,6 +97,8 @@ def progress_text(progress: Progress) -> str:
     if progress.seconds is not None:
         lines.append(f"{progress.per_hour:.0f} scans an hour, {progress.seconds:.1f} s a scan")
     lines.append(f"the latest run {progress.ended or 'goes on, or was cut off'}")
+    if progress.hooks_failed:
+        lines.append(f"the command after a scan failed for {progress.hooks_failed}")
     width = max((len(str(n)) for n in progress.codes.values()), default=0)
     lines += [f"  {count:>{width}}  {code}" for code, count in progress.codes.items()]
     return "\n".join(lines)
@@ -103,7 +113,12 @@ def write_summary(output: Path, events: Sequence[Event]) -> None:
     rows = [_row(event) for _, event in sorted(last_of_each(events).items())]
     write_text(output / SUMMARY_TABLE, _csv(rows), overwrite=True)
     progress = progress_of(events)
-    values = {"counts": progress.counts, "reasons": progress.codes, "scans": rows}
+    values = {
+        "counts": progress.counts,
+        "reasons": progress.codes,
+        "hooks_failed": progress.hooks_failed,
+        "scans": rows,
+    }
     write_text(output / SUMMARY_FILE, json.dumps(values, indent=1) + "\n", overwrite=True)
 
 
