@@ -1,12 +1,13 @@
 """How often the input guard catches a scan that a model is not for, and refuses one that it is for.
 
-    python benchmarks/guard.py FOLDER [--series 9100] [--heads 100] [--pelvises 30] [--jobs 2]
+    python benchmarks/guard.py FOLDER [--series 9200] [--heads 100] [--pelvises 30] [--jobs 2]
 
 Training subjects are scanned by one protocol: one field strength, one shading, one noise, one grid,
 and the true body mask. Other subjects are new scans, with the body mask that is found in the
 image: both field strengths, other noise and shading, finer or coarser voxels, oblique; of every
 third only a part of the height, and of every fourth a part of the width is cut off. The looks are
-kept in FOLDER, so that the judging alone can be run again. Thresholds were chosen on series 9000.
+kept in FOLDER, so that the judging alone can be run again. Thresholds were chosen on series 9000
+and the way of judging after series 9100 had been seen.
 
 With ``--real-data FOLDER`` (or MEDP2P_REAL_DATA) real scans are judged too.
 """
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from medp2p.config import ImageSettings, PreprocessingSettings
-from medp2p.conversion.guard import judge
+from medp2p.conversion.guard import is_part, judge
 from medp2p.errors import MedP2PError
 from medp2p.fingerprint import Look, describe, describe_parts, summary
 from medp2p.io import read_volume
@@ -50,7 +51,7 @@ Seen = Sequence[Look]
 """What an image looks like as a whole, then what its parts do; empty if it is refused before."""
 
 ANATOMIES: tuple[Anatomy, ...] = ("head", "pelvis")
-TRAINING_CASES = (8, 20, 60)
+TRAINING_CASES: Mapping[Anatomy, tuple[int, ...]] = {"head": (8, 20, 60), "pelvis": (8, 20)}
 
 TRAINING_SERIES = 100_000
 """Added to the number of a series for its training subjects."""
@@ -254,17 +255,18 @@ def _brains(subject: Phantom) -> dict[str, Image]:
 
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder to keep the looks in.")],
-    series: Annotated[int, typer.Option(help="Number of the series of subjects.")] = 9100,
+    series: Annotated[int, typer.Option(help="Number of the series of subjects.")] = 9200,
     heads: Annotated[int, typer.Option(help="New scans of heads.")] = 100,
     pelvises: Annotated[int, typer.Option(help="New scans of pelvises.")] = 30,
-    training: Annotated[int, typer.Option(help="Training subjects of each anatomy.")] = 60,
+    training: Annotated[int, typer.Option(min=8, help="At most so many training subjects.")] = 60,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     real_data: Annotated[Path | None, typer.Option(envvar="MEDP2P_REAL_DATA")] = None,
 ) -> None:
     """Measure and print."""
     counts: dict[Anatomy, int] = {"head": heads, "pelvis": pelvises}
     new = {a: [Job(a, series, n, False, folder) for n in range(counts[a])] for a in ANATOMIES}
-    known = {a: [Job(a, series, n, True, folder) for n in range(training)] for a in ANATOMIES}
+    cases = {a: [n for n in TRAINING_CASES[a] if n <= training] for a in ANATOMIES}
+    known = {a: [Job(a, series, n, True, folder) for n in range(cases[a][-1])] for a in ANATOMIES}
     for job, result in run_jobs(scan, [j for a in ANATOMIES for j in (*known[a], *new[a])], jobs):
         if isinstance(result, MedP2PError):
             raise result
@@ -273,12 +275,14 @@ def run(
     trained = {a: [read_looks(job) for job in known[a]] for a in ANATOMIES}
     for name, model in MODELS.items():
         anatomy, image = model.training
-        for cases in [n for n in TRAINING_CASES if n <= training]:
-            prints = fingerprint_of([looks[image] for looks in trained[anatomy]][:cases])
-            print(f"\n{name}, {cases} training cases\n")
+        for count in cases[anatomy]:
+            prints = fingerprint_of([looks[image] for looks in trained[anatomy]][:count])
+            print(f"\n{name}, {count} training cases\n")
             print(table(model, prints, scans))
     if real_data:
-        print(real_table(real_data, trained["head"]))
+        for count in cases["head"]:
+            print(f"\n{count} training cases")
+            print(real_table(real_data, trained["head"][:count]))
 
 
 def read_looks(job: Job) -> dict[str, Seen]:
@@ -295,7 +299,7 @@ def fingerprint_of(cases: Sequence[Seen]) -> dict[str, Any]:
         "sources": ["mr"],
         "spacing_mm": [spacing.min(axis=0).tolist(), spacing.max(axis=0).tolist()],
         "looks": summary(looks),
-        "part_looks": summary([part for _, *parts in cases for part in parts]),
+        "part_looks": [summary(part) for part in zip(*(parts for _, *parts in cases), strict=True)],
     }
 
 
@@ -304,16 +308,22 @@ def table(
     prints: Mapping[str, Any],
     scans: Mapping[Anatomy, Sequence[Mapping[str, Seen]]],
 ) -> str:
-    """How many of each kind of scan are refused, and the scores' lowest, median and highest."""
+    """How many of each kind of scan are refused, and the scores' lowest, median and highest.
+
+    Scans of so small a part of the body that they are judged as such are counted once more.
+    """
     own = model.training[0]
     other: Anatomy = "pelvis" if own == "head" else "head"
     kinds = [(own, image) for image in (model.right, *model.wrong)]
     kinds += [(other, image) for image in model.elsewhere]
     lines = [
-        "| scan | refused | rate, 95 % interval | score: lowest, median, highest |",
-        "| --- | ---: | ---: | ---: |",
+        "| scan | refused | rate, 95 % interval | parts | score: lowest, median, highest |",
+        "| --- | ---: | ---: | ---: | ---: |",
     ]
+    height = prints["looks"]["body"]["height_mm"]
     for anatomy, image in kinds:
+        wholes = [looks[model.right] for looks in scans[anatomy]]
+        part = np.array([bool(looks) and is_part(looks[0], height) for looks in wholes])
         seen = [looks[image] for looks in scans[anatomy]]
         scores = np.array([judge(looks[0], prints).score if looks else np.inf for looks in seen])
         low, middle, high = np.quantile(scores, (0, 0.5, 1), method="nearest")
@@ -321,7 +331,8 @@ def table(
         right = ", right" if (anatomy, image) == (own, model.right) else ""
         lines.append(
             f"| {anatomy} {image.replace('_', ' ')}{right} | {refused} of {len(seen)} | "
-            f"{_rate(refused, len(seen))} | {low:.2f}, {middle:.2f}, {high:.2f} |"
+            f"{_rate(refused, len(seen))} | {(scores[part] >= 1).sum()} of {part.sum()} | "
+            f"{low:.2f}, {middle:.2f}, {high:.2f} |"
         )
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ training grid and in unit values, so that scanner units and resolution play no p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +35,9 @@ SMALLEST_LAYER = 50
 SAMPLE_MM = (5.0, 2.5, 2.5)
 """Voxels about this far apart are looked at: from slice to slice, row to row, column to column."""
 
-PARTS = 3
-"""A scan of a part of the body is compared with such parts of the training cases: thirds."""
+PARTS = 5
+"""A scan of a part of the body is compared with such parts of the training cases: thirds of the
+height, one beginning in the middle of the other."""
 
 DECIMALS = 4
 """Stored numbers are rounded, so that they don't depend on the machine's last bit."""
@@ -100,7 +102,7 @@ def describe_parts(
     mask: NDArray[Any],
     spacing_mm: Sequence[float] | NDArray[np.float64],
 ) -> list[Look]:
-    """Measure the lower, middle and upper third of a case, as scans of them alone would look.
+    """Measure parts of a case, each as a scan of it alone would look.
 
     Args:
         unit: As for `describe`.
@@ -108,12 +110,15 @@ def describe_parts(
         spacing_mm: As for `describe`.
 
     Returns:
-        One look per third that shows a body.
+        `PARTS` looks, of the lowest third of the slices that show a body first.
+
+    Raises:
+        ValueError: As for `describe`.
     """
-    height = _box(mask > 0)[0]
-    thirds = np.array_split(np.arange(height.start, height.stop), PARTS)
-    parts = [slice(int(k[0]), int(k[-1]) + 1) for k in thirds if k.size]
-    return [describe(unit[:, k], mask[k], spacing_mm) for k in parts if mask[k].any()]
+    slices = np.flatnonzero(np.any(mask > 0, axis=(1, 2)))
+    step = slices.size / (PARTS + 1)
+    parts = [slices[int(n * step) : math.ceil((n + 2) * step)] for n in range(PARTS)]
+    return [describe(unit[:, part], mask[part], spacing_mm) for part in parts]
 
 
 def fingerprint(data: PreparedData) -> dict[str, Any]:
@@ -123,14 +128,14 @@ def fingerprint(data: PreparedData) -> dict[str, Any]:
         Hash of the prepared voxels; number of cases; names of the sources; lowest and highest,
         over cases, of the training grid's spacing and of the body's extent in mm (left-right,
         back-front, feet-head) and of the first source's values that became -1 and +1; and as of
-        `summary` the ``looks`` of the cases and the ``part_looks`` of their thirds.
+        `summary` the ``looks`` of the cases and, for each of `PARTS`, the ``part_looks``.
     """
     cases = data.split("train")
     looks, parts = [], []
     for case in cases:
         unit, mask = decode(data.source(case)), data.mask(case)
         looks.append(describe(unit, mask, case.grid.spacing_mm))
-        parts += describe_parts(unit, mask, case.grid.spacing_mm)
+        parts.append(describe_parts(unit, mask, case.grid.spacing_mm))
     source_ranges = np.array([case.source_ranges[0] for case in cases])
     spacing = np.array([look.spacing_mm for look in looks])
     extent = np.array([[look.body[name] for name in AXES] for look in looks])
@@ -142,7 +147,7 @@ def fingerprint(data: PreparedData) -> dict[str, Any]:
         "body_extent_mm": [extent.min(axis=0).tolist(), extent.max(axis=0).tolist()],
         "source_range": [float(source_ranges.min()), float(source_ranges.max())],
         "looks": summary(looks),
-        "part_looks": summary(parts),
+        "part_looks": [summary(part) for part in zip(*parts, strict=True)],
     }
 
 

@@ -100,14 +100,25 @@ def test_a_layer_too_thin_to_measure_is_left_out():
     assert "rank_16mm" not in found
 
 
-def test_parts_are_the_thirds_of_the_body_s_height():
-    x, _, body = cylinder(spacing=(2, 2, 4), height=80)
-    values = x.astype(np.float32)[None]
+def test_parts_are_overlapping_thirds_of_the_body_from_its_lower_end():
+    _, _, body = cylinder(spacing=(2, 2, 4), height=96)
+    values = np.zeros((1, *body.shape), np.float32)
+    values[0] = np.arange(len(body))[:, None, None]  # the slice's number
     parts = describe_parts(values, body, (2, 2, 4))
-    assert sum(part.body["height_mm"] for part in parts) == 80
-    assert [part.body["height_mm"] for part in parts] == [28, 28, 24]
+    assert [part.body["height_mm"] for part in parts] == [32] * 5
+    assert [part.sources[0]["p50"] for part in parts] == [7, 11, 15, 19, 23]
     assert all(part.is_cut == (False, False, True) for part in parts)
-    assert len(describe_parts(values[:, 14:16], body[14:16], (2, 2, 4))) == 2
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5, 7])
+def test_a_body_of_few_slices_has_as_many_parts(slices):
+    x, _, body = cylinder(spacing=(2, 2, 4))
+    shown = np.zeros_like(body)
+    shown[[*range(10, 9 + slices), 20]] = body[12]
+    parts = describe_parts(x.astype(np.float32)[None], shown, (2, 2, 4))
+    assert len(parts) == 5
+    highest = 4 * max(1, np.ceil(slices / 3) + 1)
+    assert all(4 <= part.body["height_mm"] <= highest for part in parts)
 
 
 def test_no_body_or_one_of_another_shape_is_refused():
@@ -139,7 +150,7 @@ def test_a_model_file_carries_the_fingerprint_of_its_training_cases(trained_run,
     assert made["cases"] == len(data.split("train")) == 4
     assert made["sources"] == ["mr"]
     assert made["looks"]["sources"][0]["likeness"]["count"] == 4
-    assert made["part_looks"]["sources"][0]["likeness"]["count"] == 12
+    assert [p["sources"][0]["likeness"]["count"] for p in made["part_looks"]] == [4] * 5
     extents = made["looks"]["body"]["width_mm"]
     assert [e[0] for e in made["body_extent_mm"]] == [extents["low"], extents["high"]]
     card, _ = read_card(trained_run / "model.safetensors")

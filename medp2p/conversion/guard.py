@@ -6,21 +6,31 @@ between scanners, which a few cases of one scanner do not show. The score is the
 numbers that lie farthest off, as a wrong scan differs in several ways at once and a right one by
 chance in one; these numbers are the reasons, too. Voxels of quite another size, and next to
 nothing of a body, are refused whatever the rest looks like.
+
+With few training cases their mean and spread are uncertain themselves. So what a new case may be
+off is a prediction interval: Student's, with the degrees of freedom of Satterthwaite (Biometrics
+Bulletin 1946) as the part of the spread that is allowed for scanners is not estimated from cases.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from medp2p.fingerprint import AXES, LAYERS_MM, Look
+from scipy.special import ndtr, stdtrit
+
+from medp2p.fingerprint import AXES, LAYERS_MM, PERCENTILES, Look
 
 MOST_SPREADS = 2.4
 """The three numbers that lie farthest off may do so by this many spreads on average."""
 
 NUMBERS_THAT_COUNT = 3
+
+PERCENTILES_THAT_COUNT = 2
+"""Of a source. One factor and one offset move all percentiles together, so five of them that lie
+off are no more than two things that are."""
 
 EXTENT_SPREAD = 0.08
 HEIGHT_SPREAD = 0.15
@@ -36,7 +46,7 @@ LOWEST_HEIGHT = 0.1
 
 HEIGHT_OF_A_PART = 2 / 3
 """A scan that is cut off below this share of training's lowest height is compared with parts of the
-training cases: the middle of a head holds no jaw and little fat."""
+training cases, and judged by those that it is most like: the middle of a head holds no jaw."""
 
 LARGEST_SPACING_RATIO = (3.0, 3.0, 10.0)
 """Voxels may be this much larger or smaller than in training: left-right, back-front, feet-head."""
@@ -46,8 +56,11 @@ LARGEST_EXTENT_RATIO = (1.4, 1.4, 1.6)
 extents are known."""
 
 
-Known = Mapping[str, Mapping[str, float]]
-"""Mean, standard deviation, lowest, highest and count of each number, from the fingerprint."""
+Training = Mapping[str, float]
+"""Mean, standard deviation, lowest, highest and count of a number over the training cases."""
+
+Known = Mapping[str, Training]
+"""Of each number, from the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -91,34 +104,43 @@ def judge(look: Look, fingerprint: Mapping[str, Any]) -> Judgement:
     names = fingerprint["sources"]
     if len(names) != len(look.sources):
         raise ValueError(f"expected {len(names)} sources, got {len(look.sources)}")
-    limits = [*_spacing(look, fingerprint["spacing_mm"]), _too_little(look, looks["body"])]
-    compared = fingerprint["part_looks"] if _is_part(look, looks["body"]) else looks
-    height = {"height_mm": looks["body"]["height_mm"]}
-    deviations = [*_body(look, {**compared["body"], **height})]
-    for name, values, known in zip(names, look.sources, compared["sources"], strict=True):
-        prefix = f"{name}: " if len(names) > 1 else ""
-        deviations += _brightness(prefix, values, known)
-    return _judgement(limits, deviations, is_known=True)
+    height = looks["body"]["height_mm"]
+    limits = [*_spacing(look, fingerprint["spacing_mm"]), _too_little(look, height)]
+    compared = fingerprint["part_looks"] if is_part(look, height) else [looks]
+    judgements = [
+        _judgement(limits, [*_body(look, known["body"], height), *_sources(look, known, names)])
+        for known in compared
+    ]
+    return min(judgements, key=lambda judgement: judgement.score)
+
+
+def is_part(look: Look, height: Training) -> bool:
+    """Say whether a scan shows a part of a body, cut off at its top or bottom.
+
+    Args:
+        look: Of the scan.
+        height: Of the training cases' bodies.
+    """
+    cut_off = look.is_cut[AXES.index("height_mm")]
+    return cut_off and look.body["height_mm"] < HEIGHT_OF_A_PART * height["low"]
 
 
 def _judgement(
-    limits: Sequence[_Deviation], deviations: Sequence[_Deviation], *, is_known: bool
+    limits: Sequence[_Deviation], deviations: Sequence[_Deviation], *, is_known: bool = True
 ) -> Judgement:
     """Each of the limits counts alone, the deviations together."""
-    counting = sorted(deviations, key=lambda d: -d.score)[:NUMBERS_THAT_COUNT]
+    counting = _farthest(deviations, NUMBERS_THAT_COUNT)
     together = sum(d.score for d in counting) / max(1, len(counting))
     score = round(max([together, *(d.score for d in limits)]), 3)
     if score < 1:
         return Judgement(score, (), is_known)
-    farthest, *others = sorted([*limits, *counting], key=lambda d: -d.score)
-    reasons = (farthest.sentence, *(d.sentence for d in others if d.score >= 1))
+    first, *others = _farthest([*limits, *counting])
+    reasons = (first.sentence, *(d.sentence for d in others if d.score >= 1))
     return Judgement(score, reasons, is_known)
 
 
-def _is_part(look: Look, known: Known) -> bool:
-    """Whether the scan shows a part of a body, cut off at its top or bottom."""
-    cut_off = look.is_cut[AXES.index("height_mm")]
-    return cut_off and look.body["height_mm"] < HEIGHT_OF_A_PART * known["height_mm"]["low"]
+def _farthest(deviations: Iterable[_Deviation], count: int | None = None) -> list[_Deviation]:
+    return sorted(deviations, key=lambda deviation: -deviation.score)[:count]
 
 
 def _spacing(look: Look, low_high: Sequence[Sequence[float]]) -> Iterator[_Deviation]:
@@ -132,19 +154,20 @@ def _spacing(look: Look, low_high: Sequence[Sequence[float]]) -> Iterator[_Devia
         yield _Deviation(_off_by_ratio(value, low, high, largest), sentence)
 
 
-def _too_little(look: Look, known: Known) -> _Deviation:
-    value, training = look.body["height_mm"], known["height_mm"]
-    sentence = _extent_sentence("height_mm", value, training["low"], training["high"])
-    return _Deviation(LOWEST_HEIGHT * training["low"] / value, sentence)
+def _too_little(look: Look, height: Training) -> _Deviation:
+    value = look.body["height_mm"]
+    sentence = _extent_sentence("height_mm", value, height["low"], height["high"])
+    return _Deviation(LOWEST_HEIGHT * height["low"] / value, sentence)
 
 
-def _body(look: Look, known: Known) -> Iterator[_Deviation]:
+def _body(look: Look, known: Known, height: Training) -> Iterator[_Deviation]:
     """Extents and fill; a part of the height, or what is cut off at the border, may be small."""
     for name, is_cut in zip(AXES, look.is_cut, strict=True):
-        value, training = look.body[name], known[name]
-        share = HEIGHT_SPREAD if name == "height_mm" else EXTENT_SPREAD
+        is_height = name == "height_mm"
+        value, training = look.body[name], height if is_height else known[name]
+        share = HEIGHT_SPREAD if is_height else EXTENT_SPREAD
         off = _off(value, training, share * training["mean"])
-        if name == "height_mm" or is_cut:
+        if is_height or is_cut:
             off = max(off, 0.0)
         yield _Deviation(abs(off), _extent_sentence(name, value, training["low"], training["high"]))
     fill, training = look.body["fill"], known["fill"]
@@ -155,23 +178,28 @@ def _body(look: Look, known: Known) -> Iterator[_Deviation]:
     )
 
 
-def _brightness(prefix: str, values: Mapping[str, float], known: Known) -> Iterator[_Deviation]:
+def _sources(look: Look, looks: Mapping[str, Any], names: Sequence[str]) -> Iterator[_Deviation]:
     """Percentiles, ranks of the layers, likeness; what one of them lacks is passed over."""
-    for name in (name for name in known if name in values):
-        value, training = values[name], known[name]
-        if name == "likeness":
-            off = max(0.0, -_off(value, training, LIKENESS_SPREAD))
-            sentence = (
-                f"neighbouring voxels are less alike (correlation {value:.2f}; in training "
-                f"{_span(training['low'], training['high'], '.2f')}): noise?"
-            )
-        elif name.startswith("rank"):
-            off = _off(value, training, RANK_SPREAD)
-            sentence = _rank_sentence(name, value, training, brighter=off > 0)
-        else:
-            off = _off(value, training, BRIGHTNESS_SPREAD)
-            sentence = _percentile_sentence(name, value, training, brighter=off > 0)
-        yield _Deviation(abs(off), prefix + sentence)
+    for source, values, known in zip(names, look.sources, looks["sources"], strict=True):
+        prefix = f"{source}: " if len(names) > 1 else ""
+        found = {
+            name: _brightness(name, values[name], known[name]) for name in known if name in values
+        }
+        percentiles = [found.pop(f"p{p}") for p in PERCENTILES if f"p{p}" in found]
+        for deviation in (*_farthest(percentiles, PERCENTILES_THAT_COUNT), *found.values()):
+            yield replace(deviation, sentence=prefix + deviation.sentence)
+
+
+def _brightness(name: str, value: float, training: Training) -> _Deviation:
+    """How far one number of a source lies off."""
+    if name == "likeness":
+        off = _off(value, training, LIKENESS_SPREAD)
+        return _Deviation(max(0.0, -off), _likeness_sentence(value, training))
+    if name.startswith("rank"):
+        off = _off(value, training, RANK_SPREAD)
+        return _Deviation(abs(off), _rank_sentence(name, value, training))
+    off = _off(value, training, BRIGHTNESS_SPREAD)
+    return _Deviation(abs(off), _percentile_sentence(name, value, training))
 
 
 def _old_extents(look: Look, fingerprint: Mapping[str, Any]) -> Iterator[_Deviation]:
@@ -186,11 +214,13 @@ def _old_extents(look: Look, fingerprint: Mapping[str, Any]) -> Iterator[_Deviat
         yield _Deviation(off, _extent_sentence(name, value, low, high))
 
 
-def _off(value: float, training: Mapping[str, float], between_scanners: float) -> float:
+def _off(value: float, training: Training, between_scanners: float) -> float:
     """How far a number lies above (or, negative, below) training's mean; ±1 at the threshold."""
-    spread = math.hypot(training["sd"], between_scanners)
-    of_a_new_case = spread * math.sqrt(1 + 1 / training["count"])
-    return (value - training["mean"]) / (MOST_SPREADS * of_a_new_case)
+    count, sd = training["count"], training["sd"]
+    spread = math.hypot(sd, between_scanners)
+    freedom = (count - 1) * (spread / sd) ** 4 if sd > 0 else math.inf
+    most_spreads = float(stdtrit(freedom, float(ndtr(MOST_SPREADS))))
+    return (value - training["mean"]) / (most_spreads * spread * math.sqrt(1 + 1 / count))
 
 
 def _off_by_ratio(value: float, low: float, high: float, largest: float) -> float:
@@ -207,32 +237,39 @@ def _extent_sentence(name: str, value: float, low: float, high: float) -> str:
     )
 
 
-def _rank_sentence(
-    name: str, value: float, training: Mapping[str, float], *, brighter: bool
-) -> str:
+def _likeness_sentence(value: float, training: Training) -> str:
+    return (
+        f"neighbouring voxels are less alike (correlation {value:.2f}; in training "
+        f"{_span(training['low'], training['high'], '.2f')}): noise?"
+    )
+
+
+def _rank_sentence(name: str, value: float, training: Training) -> str:
     start = name.removeprefix("rank_").removesuffix("mm")
     end = LAYERS_MM[[f"{mm:g}" for mm in LAYERS_MM].index(start) + 1]
     where = f"{start} to {end:g} mm" if math.isfinite(end) else f"more than {start} mm"
     return (
-        f"{where} below the surface it is {'brighter' if brighter else 'darker'} than expected, "
+        f"{where} below the surface it is {_compared(value, training)} than expected, "
         f"above {100 * value:.0f} % of the body on average; in training above "
         f"{_percent(training)}: another contrast or modality, or inverted?"
     )
 
 
-def _percentile_sentence(
-    name: str, value: float, training: Mapping[str, float], *, brighter: bool
-) -> str:
+def _percentile_sentence(name: str, value: float, training: Training) -> str:
     """Unit values are told as percent of the way from -1 to +1."""
     low, high = ((training[end] + 1) / 2 for end in ("low", "high"))
     return (
-        f"the body is {'brighter' if brighter else 'darker'} than expected: {name[1:]} % of it lie "
+        f"the body is {_compared(value, training)} than expected: {name[1:]} % of it lie "
         f"below {50 * (value + 1):.0f} % of the brightness range; in training below "
         f"{_span(100 * low, 100 * high, '.0f')} %: another contrast or modality, or inverted?"
     )
 
 
-def _percent(training: Mapping[str, float]) -> str:
+def _compared(value: float, training: Training) -> str:
+    return "brighter" if value > training["mean"] else "darker"
+
+
+def _percent(training: Training) -> str:
     return f"{_span(100 * training['low'], 100 * training['high'], '.0f')} %"
 
 
