@@ -10,6 +10,7 @@ import typer
 
 from medp2p.errors import ConfigError, MedP2PError
 
+from . import options
 from .baselines import baselines
 from .batch import batch
 from .blind import blind, blind_score
@@ -24,12 +25,12 @@ from .phantom import phantom
 from .prepare import prepare
 from .presets import presets
 from .report import report
+from .serve import serve
 from .train import train
 from .translate import translate
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="medp2p",
@@ -63,6 +64,7 @@ for command in (
     train,
     translate,
     batch,
+    serve,
     evaluate,
     report,
     blind,
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"medp2p: {line}", file=sys.stderr)  # noqa: T201
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
     except SystemExit as end:
-        if end.code == EXIT_INTERRUPTED:
+        if end.code == options.EXIT_INTERRUPTED:
             line = "interrupted; what was finished before is kept, nothing is half written"
             print(f"medp2p: {line}", file=sys.stderr)  # noqa: T201
         raise

@@ -1,6 +1,5 @@
 """``medp2p batch``: every scan of a tree that a model is for, into a tree of results."""
 
-import time
 from contextlib import nullcontext
 from datetime import time as time_of_day
 from pathlib import Path
@@ -15,16 +14,13 @@ from .progress import progress_bar
 
 if TYPE_CHECKING:
     from medp2p.checkpoint import ModelCard
+    from medp2p.conversion.arrivals import Arrivals
     from medp2p.conversion.hooks import Hook
     from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.journal import Event
     from medp2p.conversion.pipeline import Conversion
     from medp2p.conversion.rules import Rules
     from medp2p.conversion.scans import Scan, Worklist
-
-SECONDS_BETWEEN_LOOKS = 5.0
-"""How often --watch looks for new scans, at most."""
-
 
 def batch(
     incoming: Annotated[
@@ -125,6 +121,19 @@ def batch(
     ] = None,
     precision: options.Precision = "auto",
     batch_size: options.BatchSize = 16,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="This machine, or a Ray cluster that runs already."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="Of the cluster. Default: RAY_ADDRESS, or the one that this machine belongs to.",
+            show_default=False,
+        ),
+    ] = None,
     readers: Annotated[
         int | None,
         typer.Option("--readers", min=1, help="Processes that read. Default: one per core, 8."),
@@ -183,9 +192,11 @@ def batch(
     if model is None:
         raise typer.BadParameter("name the model", param_hint="--model")
     from medp2p.checkpoint import read_card
+    from medp2p.conversion.arrivals import Arrivals
     from medp2p.conversion.hooks import Hook
     from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.rules import load_rules
+    from medp2p.conversion.scans import Worklist
 
     if deidentify and deidentify_key is None:
         raise typer.BadParameter(
@@ -233,54 +244,59 @@ def batch(
         time_limit_seconds=time_limit,
         until=_time_of_day(until),
         hash_names=wanted.hash_names,
+        engine=engine,
+        ray_address=ray_address,
         **given,
     )
     part_of_all = _shard(part)
     hook = Hook(on_done, outgoing) if on_done else None
-    finder = Finder(incoming, wanted, read_card(model)[0], part_of_all)
+    card, _ = read_card(model)
+    arrivals: Arrivals | None = None
+    if watch and not dry_run:
+        worklist = Worklist(())
+        arrivals = Arrivals(incoming, wanted, card, watch, part_of_all)
+    else:
+        worklist = _find(incoming, wanted, card, part_of_all)
     if dry_run:
-        _print_worklist(finder.find())
+        _print_worklist(worklist)
         return
     with hook or nullcontext():
-        if watch:
-            _watch(finder, outgoing, job, watch, hook)
-            return
-        conversion = _convert(finder.find(), outgoing, job, hook)
+        conversion = _convert(worklist, outgoing, job, hook, arrivals)
     _finish(conversion, outgoing, hook)
 
 
-class Finder:
-    """Finds the scans of a tree, of one shard of it if there are several."""
+def _find(
+    incoming: Path, rules: "Rules", card: "ModelCard", part: tuple[int, int] | None
+) -> "Worklist":
+    """Walk the tree, for one shard of its scans if there are several."""
+    from medp2p.conversion.worklist import make_worklist, shard
 
-    def __init__(
-        self, incoming: Path, rules: "Rules", card: "ModelCard", part: tuple[int, int] | None
-    ) -> None:
-        self.incoming, self.rules, self.card, self.part = incoming, rules, card, part
-
-    def find(self) -> "Worklist":
-        """Walk the tree."""
-        from medp2p.conversion.worklist import make_worklist, shard
-
-        with progress_bar("looking", None, "file") as advance:
-            worklist = make_worklist(self.incoming, self.rules, self.card, advance)
-        return shard(worklist, *self.part) if self.part else worklist
+    with progress_bar("looking", None, "file") as advance:
+        worklist = make_worklist(incoming, rules, card, advance)
+    return shard(worklist, *part) if part else worklist
 
 
 def _convert(
-    worklist: "Worklist", outgoing: Path, job: "ConversionJob", hook: "Hook | None"
+    worklist: "Worklist",
+    outgoing: Path,
+    job: "ConversionJob",
+    hook: "Hook | None",
+    arrivals: "Arrivals | None",
 ) -> "Conversion":
+    """Translate a worklist, or with arrivals what comes until a signal or a disk ends it."""
     from medp2p.conversion.pipeline import convert
 
-    names = {scan.name for scan in worklist.scans}
-    with progress_bar("translating", len(worklist.scans), "scan") as advance:
+    left_out = {left.name for left in worklist.left_out}
+    total = None if arrivals else len(worklist.scans)
+    with progress_bar("translating", total, "scan") as advance:
 
         def note(event: "Event") -> None:
-            if event.scan in names and event.kind in ("done", "skipped", "failed"):
+            if event.kind in ("done", "skipped", "failed") and event.scan not in left_out:
                 advance(note=event.scan)
             if hook and event.kind == "done":
                 hook.start(event)
 
-        conversion = convert(worklist, outgoing, job, on_event=note)
+        conversion = convert(worklist, outgoing, job, more=arrivals, on_event=note)
     if hook and conversion.ended != "finished":
         hook.drop_waiting()
     return conversion
@@ -294,6 +310,8 @@ def _finish(conversion: "Conversion", outgoing: Path, hook: "Hook | None") -> No
     events = read_events(outgoing)
     write_summary(outgoing, events)
     typer.echo(progress_text(progress_of(events)))
+    if conversion.ended == "interrupted":
+        raise typer.Exit(options.EXIT_INTERRUPTED)
     if conversion.reason:
         typer.echo(f"medp2p: {conversion.reason}", err=True)
     if conversion.ended in ("disk_full", "read_only", "disk_error"):
@@ -303,28 +321,6 @@ def _finish(conversion: "Conversion", outgoing: Path, hook: "Hook | None") -> No
         raise typer.Exit(options.EXIT_SOME_FAILED if good else 1)
     if hook and hook.failed:
         raise typer.Exit(options.EXIT_SOME_FAILED)
-
-
-def _watch(
-    finder: Finder, outgoing: Path, job: "ConversionJob", quiet_seconds: float, hook: "Hook | None"
-) -> None:
-    """Translate what is new and quiet, until a signal or a disk ends it."""
-    from medp2p.conversion.scans import Worklist
-
-    seen: dict[str, float] = {}
-    while True:
-        scans = [
-            scan
-            for scan in finder.find().scans
-            if seen.get(scan.name) != scan.modified and time.time() - scan.modified >= quiet_seconds
-        ]
-        if scans:
-            conversion = _convert(Worklist(tuple(scans)), outgoing, job, hook)
-            seen |= {scan.name: scan.modified for scan in scans}
-            if conversion.ended != "finished":
-                _finish(conversion, outgoing, hook)
-                return
-        time.sleep(min(quiet_seconds, SECONDS_BETWEEN_LOOKS))
 
 
 def _print_status(outgoing: Path) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medp2p.config import Config
 
 EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
 
 Value = TypeVar("Value")
 

@@ -1,0 +1,818 @@
+"""The parts of the DICOM node; with other programs in test_node_pacs.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pynetdicom", reason="needs pip install 'medp2p[node]'")
+
+import trustme
+from conftest import refused
+from node_phantoms import calling, interleaved, secrets_of, store, write_study
+from pydicom import Dataset, dcmread
+from pydicom.config import disable_value_validation
+from pydicom.uid import (
+    MPEG2MPML,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    RLELossless,
+    generate_uid,
+)
+
+from medp2p.checkpoint import read_card
+from medp2p.conversion.journal import Event
+from medp2p.conversion.records import content_of
+from medp2p.conversion.rules import Rules
+from medp2p.errors import ConfigError, OutputError
+from medp2p.io import read_volume
+from medp2p.node import sender as sender_module
+from medp2p.node.deliveries import count_deliveries, load_delivery
+from medp2p.node.receiver import Receiver, readable_transfer_syntaxes
+from medp2p.node.retention import Retention
+from medp2p.node.sender import Sender
+from medp2p.node.service import status_text
+from medp2p.node.settings import (
+    Caller,
+    Destination,
+    Limits,
+    Listening,
+    client_tls,
+    parse_caller,
+    parse_destination,
+    server_tls,
+)
+from medp2p.node.settled import Settled
+from medp2p.node.spool import MARK, Spool
+
+pytestmark = pytest.mark.filterwarnings(
+    # pynetdicom leaves a socket that was refused to the garbage collector
+    "ignore:Exception ignored in. .*socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+LIMITS = Limits(
+    associations=4, free_bytes=0, request_seconds=2.0, pdu_seconds=2.0, object_bytes=4 * 2**20
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> list[list[Path]]:
+    """The files of two series."""
+    return write_study(tmp_path_factory.mktemp("study") / "patient", 1, ("t1", "t2"))
+
+
+@contextmanager
+def node(folder: Path, limits: Limits = LIMITS, **listening: Any) -> Iterator[Receiver]:
+    with (
+        Spool(folder, limits) as spool,
+        Receiver(spool, Listening(port=0, limits=limits, **listening)) as receiver,
+    ):
+        yield receiver
+
+
+def kept(folder: Path) -> list[Path]:
+    return sorted((folder / "incoming").rglob("*.dcm"))
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What medp2p logs; the other side of the tests' associations is pynetdicom itself."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("medp2p")]
+
+
+def settled(spool: Spool, seconds: float = 5.0, **options: Any) -> list[str]:
+    """What settles within some seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        found = spool.take_settled(0.0, by_study=False, **options)
+        if found or time.monotonic() > end:
+            return found
+        time.sleep(0.02)
+
+
+def pixels(path: Path) -> tuple[str, bytes]:
+    image = dcmread(path)
+    return str(image.SOPInstanceUID), image.PixelData
+
+
+# Objects
+
+
+def test_objects_are_kept_as_they_were_sent(study, tmp_path, caplog):
+    files = interleaved(study)
+    with node(tmp_path) as receiver:
+        with calling(receiver.port) as association:
+            assert association.send_c_echo().Status == 0
+            assert store(association, *files) == [0] * len(files)
+            assert len(kept(tmp_path)) == len(files)
+            assert receiver.spool.take_settled(0.0, by_study=False) == []
+        names = settled(receiver.spool)
+        assert settled(receiver.spool, 0.0) == []
+    assert sorted(map(pixels, kept(tmp_path))) == sorted(map(pixels, files))
+    assert len(names) == 2
+    for name, series in zip(sorted(names), sorted(names), strict=True):
+        assert (tmp_path / "incoming" / series).is_dir(), name
+    volumes = [read_volume(tmp_path / "incoming" / name) for name in names]
+    originals = [read_volume(files[0].parent) for files in study]
+    assert {v.array.tobytes() for v in volumes} == {v.array.tobytes() for v in originals}
+    assert list((tmp_path / "receiving").iterdir()) == []
+    assert said(caplog) == []
+
+
+def test_nobody_else_reads_the_spool_and_names_say_nothing(study, tmp_path):
+    with node(tmp_path / "spool") as receiver, calling(receiver.port) as association:
+        store(association, *study[0])
+    for path in (tmp_path / "spool").rglob("*"):
+        allowed = 0o700 if path.is_dir() else 0o600
+        if path.name != "lock":
+            assert stat.S_IMODE(path.stat().st_mode) & ~allowed == 0, path
+    secrets = secrets_of(study[0])
+    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert secrets
+    assert not [name for name in names if any(secret in name for secret in secrets)]
+
+
+def test_the_same_object_again_is_no_harm_and_another_is_refused(study, tmp_path, caplog):
+    path = study[0][0]
+    changed = dcmread(path)
+    changed.PixelData = bytes(len(changed.PixelData))
+    with node(tmp_path) as receiver, calling(receiver.port) as association:
+        assert store(association, path) == [0]
+        [file] = kept(tmp_path)
+        before = (file.read_bytes(), file.stat().st_ino, file.stat().st_mtime_ns)
+        assert store(association, path, changed) == [0, 0xC111]
+        assert (file.read_bytes(), file.stat().st_ino, file.stat().st_mtime_ns) == before
+    [line] = said(caplog)
+    assert line == (
+        "refused TESTER@127.0.0.1: object refused: another object of this UID is here, and is kept"
+    )
+
+
+def test_what_is_not_what_was_announced_is_refused(study, tmp_path, caplog):
+    """The command says one UID, the data set another, or none that is one."""
+    image = dcmread(study[0][0])
+    with node(tmp_path) as receiver:
+        for keyword, value, status in (
+            ("SOPInstanceUID", generate_uid(), 0xA900),
+            ("SeriesInstanceUID", "1.2.not.a.uid", 0xC000),
+            ("StudyInstanceUID", None, 0xC000),
+        ):
+            broken = deepcopy(image)
+            with disable_value_validation():
+                setattr(broken, keyword, value)
+            with calling(receiver.port) as association:
+                assert send_as(association, broken, image.SOPInstanceUID) == status
+    assert kept(tmp_path) == []
+    assert len(said(caplog)) == 3
+    assert not [line for line in said(caplog) if image.SOPInstanceUID in line]
+
+
+def send_as(association: Any, image: Dataset, instance: str) -> int:
+    """Send with another SOP Instance UID in the command than in the data set."""
+    from io import BytesIO
+
+    from pynetdicom.dimse_primitives import C_STORE
+    from pynetdicom.dsutils import encode
+
+    contexts = association.accepted_contexts
+    [context] = [
+        c
+        for c in contexts
+        if c.abstract_syntax == image.SOPClassUID and c.transfer_syntax[0] == ExplicitVRLittleEndian
+    ]
+    request = C_STORE()
+    request.MessageID = 1
+    request.Priority = 2
+    request.AffectedSOPClassUID = image.SOPClassUID
+    request.AffectedSOPInstanceUID = instance
+    request.DataSet = BytesIO(encode(image, False, True) or b"")
+    association._reactor_checkpoint.clear()
+    association.dimse.send_msg(request, context.context_id)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return int(answer.Status)
+
+
+def test_compressed_objects_are_kept_compressed(study, tmp_path):
+    image = dcmread(study[0][0])
+    image.compress(RLELossless)
+    with node(tmp_path) as receiver, calling(receiver.port) as association:
+        assert store(association, image) == [0]
+    [path] = kept(tmp_path)
+    assert dcmread(path).file_meta.TransferSyntaxUID == RLELossless
+    assert (dcmread(path).pixel_array == dcmread(study[0][0]).pixel_array).all()
+
+
+def test_all_readable_transfer_syntaxes_are_taken():
+    found = readable_transfer_syntaxes()
+    assert {RLELossless, JPEGLosslessSV1, JPEG2000Lossless, ExplicitVRLittleEndian} <= set(found)
+    assert MPEG2MPML not in found
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(study, small_disk, caplog):
+    """A real file system of one megabyte; the object is larger."""
+    image = dcmread(study[0][0])
+    image.Rows, image.Columns = 1024, 1024
+    image.PixelData = bytes(2 * 1024 * 1024)
+    with node(small_disk) as receiver, calling(receiver.port) as association:
+        assert store(association, image, study[0][1]) == [0xA700, 0]
+        assert list((small_disk / "receiving").iterdir()) == []
+        assert receiver.spool._used == sum(p.stat().st_size for p in kept(small_disk))
+    assert len(kept(small_disk)) == 1
+    assert said(caplog) == ["refused TESTER@127.0.0.1: object refused: no space"]
+
+
+@pytest.mark.parametrize("limits", [{"spool_bytes": 2000}, {"free_bytes": 2**60}])
+def test_a_full_spool_is_said(study, tmp_path, limits):
+    with (
+        node(tmp_path, replace(LIMITS, **limits)) as receiver,
+        calling(receiver.port) as association,
+    ):
+        assert store(association, study[0][0]) == [0xA700]
+    assert kept(tmp_path) == []
+
+
+# Series
+
+
+def test_a_series_waits_for_all_associations_that_send_to_it(study, tmp_path):
+    first, second = study
+    with node(tmp_path) as receiver:
+        spool = receiver.spool
+        with calling(receiver.port) as one:
+            store(one, *first[:5], *second)
+            with calling(receiver.port, title="OTHER") as other:
+                store(other, *first[5:])
+            assert settled(spool, 0.3) == []
+        assert len(settled(spool)) == 2
+        assert settled(spool, 0.0) == []
+        with calling(receiver.port) as again:
+            store(again, *first)
+        assert settled(spool, 0.3) == []
+        assert spool.broken_off() == []
+
+
+def test_quiet_is_waited_for(study, tmp_path):
+    with node(tmp_path) as receiver:
+        with calling(receiver.port) as association:
+            store(association, *study[0])
+        began = time.monotonic()
+        while not receiver.spool.take_settled(1.0, by_study=False):
+            assert time.monotonic() - began < 10
+            time.sleep(0.02)
+        assert time.monotonic() - began > 0.8
+
+
+def test_a_part_of_a_series_is_never_taken_for_the_whole(study, tmp_path, caplog):
+    first, second = study
+    with node(tmp_path) as receiver:
+        with calling(receiver.port) as association:
+            store(association, *second, *first[:4])
+            association.abort()
+        with calling(receiver.port) as unrelated:
+            store(unrelated)
+        assert settled(receiver.spool, 0.3) == []
+        assert len(receiver.spool.broken_off()) == 2
+    assert "2 of them being received, or broken off" in status_text(tmp_path)
+    with node(tmp_path) as receiver:  # as after a kill
+        assert settled(receiver.spool, 0.3) == []
+        with calling(receiver.port) as association:
+            store(association, *first[4:])
+        assert len(settled(receiver.spool)) == 2
+        assert receiver.spool.broken_off() == []
+    assert list(tmp_path.rglob(f"{MARK}*")) == []
+    assert said(caplog) == ["TESTER@127.0.0.1 broke off"]
+
+
+def test_who_began_before_the_break_does_not_make_up_for_it(study, tmp_path):
+    first = study[0]
+    with node(tmp_path) as receiver:
+        with calling(receiver.port) as early:
+            store(early, first[0])
+            with calling(receiver.port) as broken:
+                store(broken, first[1])
+                broken.abort()
+            store(early, *first[2:])
+        assert settled(receiver.spool, 0.3) == []
+        with calling(receiver.port) as late:
+            store(late, first[1])
+        assert len(settled(receiver.spool)) == 1
+
+
+def test_whoever_was_released_is_done(study, tmp_path):
+    """Nothing is held any more when the caller hears that it is released, killed or not."""
+    with node(tmp_path) as receiver:
+        for _ in range(5):
+            with calling(receiver.port) as association:
+                store(association, study[0][0])
+            assert list(tmp_path.rglob(f"{MARK}*")) == []
+
+
+def test_a_lost_object_holds_its_series(study, tmp_path):
+    """Its sender was told that there is no room, and has to send it again."""
+    limits = replace(LIMITS, spool_bytes=30_000)
+    with node(tmp_path, limits) as receiver:
+        with calling(receiver.port) as association:
+            assert set(store(association, *study[0])) == {0, 0xA700}
+        assert settled(receiver.spool, 0.3) == []
+        assert len(receiver.spool.broken_off()) == 1
+
+
+def test_scans_are_named_by_their_unit(study, tmp_path, tiny_model):
+    card, _ = read_card(tiny_model)
+    with node(tmp_path) as receiver:
+        find = Settled(receiver.spool, Rules(), card, quiet_seconds=0.0)
+        assert find().scans == ()
+        with calling(receiver.port) as association:
+            store(association, *study[0], *study[1][:3])
+        deadline = time.monotonic() + 5
+        while not (worklist := find()).scans:
+            assert time.monotonic() < deadline
+        assert find().left_out == ()
+    [scan], [short] = worklist.scans, worklist.left_out
+    assert len(scan.images[0].files) == len(study[0])
+    assert short.code == "few_slices"
+    place = scan.images[0].path.relative_to(tmp_path / "incoming").as_posix()
+    assert scan.name.startswith(f"{place}/")
+    assert not find.is_answered(place)
+    find.answered(place, scan.name)
+    assert find.is_answered(place)
+
+
+def test_a_study_is_the_unit_of_several_contrasts(study, tmp_path, tiny_model):
+    card, _ = read_card(tiny_model)
+    card = replace(card, source_names=("t1", "t2"))
+    with node(tmp_path) as receiver:
+        find = Settled(receiver.spool, Rules(), card, quiet_seconds=0.0)
+        with calling(receiver.port) as association:
+            store(association, *study[0])
+            with calling(receiver.port) as other:
+                store(other, *study[1])
+            time.sleep(0.3)
+            assert find().scans == find().left_out == ()
+        deadline = time.monotonic() + 5
+        while not (worklist := find()).scans:
+            assert time.monotonic() < deadline
+    [scan] = worklist.scans
+    assert len(scan.images) == 2
+
+
+def test_one_process_is_in_charge_of_a_spool(tmp_path, tiny_model, capsys):
+    with Spool(tmp_path, LIMITS):
+        with pytest.raises(OutputError, match="another `medp2p serve` is in charge"):
+            Spool(tmp_path, LIMITS).__enter__()
+        said = refused(capsys, "serve", "-m", tiny_model, "--spool", tmp_path, "--port", 0)
+        assert "is in charge of it; name another spool" in said
+    with Spool(tmp_path, LIMITS):
+        pass
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    with Spool(tmp_path, LIMITS):
+        (tmp_path / "receiving" / "half.dcm").write_bytes(b"half")
+        (tmp_path / "receiving" / "removed-x" / "y").mkdir(parents=True)
+    with Spool(tmp_path, LIMITS):
+        assert list((tmp_path / "receiving").iterdir()) == []
+
+
+# Callers
+
+
+def test_only_this_machine_reaches_it(tmp_path):
+    with node(tmp_path) as receiver:
+        wanted = f":{receiver.port:04X} "
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        listening = [
+            line.split()[1] for line in lines if wanted in line and line.split()[3] == "0A"
+        ]
+        assert listening == [f"0100007F:{receiver.port:04X}"]
+        lines6 = Path("/proc/net/tcp6").read_text()
+        assert f":{receiver.port:04X} 0000" not in lines6
+
+
+@pytest.mark.parametrize(
+    ("callers", "title", "called", "reason"),
+    [
+        ((), "ANYBODY", "OTHER", "called another AE title"),
+        ((Caller("CT1"),), "CT2", "MEDP2P", "is not allowed to send"),
+        ((Caller("CT1", frozenset({"10.0.0.1"})), Caller("CT2")), "CT1", "MEDP2P", "not allowed"),
+        ((Caller("CT1", frozenset({"10.0.0.1"})),), "CT1", "MEDP2P", "--allow does not name"),
+        ((), "ANYBODY", "MEDP2P", ""),
+        ((Caller("CT1"),), "CT1", "MEDP2P", ""),
+        ((Caller("CT1", frozenset({"127.0.0.1"})),), "CT1", "MEDP2P", ""),
+    ],
+)
+def test_callers(tmp_path, caplog, callers, title, called, reason):
+    with (
+        node(tmp_path, callers=callers) as receiver,
+        calling(receiver.port, title=title, called=called) as association,
+    ):
+        assert association.is_established == (not reason)
+    lines = said(caplog)
+    assert len(lines) == bool(reason)
+    assert not reason or reason in lines[0]
+
+
+def test_without_an_allow_list_other_machines_are_refused():
+    open_to_all = Listening(host="0.0.0.0")
+    assert open_to_all.refusal_of_address("127.0.0.1") == ""
+    assert open_to_all.refusal_of_address("::1") == ""
+    assert "not on this machine" in open_to_all.refusal_of_address("192.0.2.7")
+    assert not open_to_all.allows("CT1", "192.0.2.7")
+    named = Listening(callers=(Caller("CT1"),))
+    assert named.refusal_of_address("192.0.2.7") == ""
+    assert named.allows("CT1", "192.0.2.7")
+    assert not named.allows("CT2", "127.0.0.1")
+
+
+def test_addresses_are_read():
+    assert parse_destination("ARCHIVE@pacs:104") == Destination("ARCHIVE", "pacs", 104)
+    assert parse_destination("A@[::1]:104").host == "::1"
+    assert parse_caller("CT1") == Caller("CT1")
+    assert "127.0.0.1" in parse_caller("CT1@127.0.0.1").addresses
+    for wrong in ("ARCHIVE", "ARCHIVE@pacs", "ARCHIVE@pacs:0", "ARCHIVE@:104", "@pacs:104"):
+        with pytest.raises(ConfigError):
+            parse_destination(wrong)
+    for wrong in ("", "A" * 17, "A\\B", "Ä"):
+        with pytest.raises(ConfigError, match="expected an AE title"):
+            parse_caller(wrong)
+
+
+# Abuse
+
+ABUSE = {
+    "garbage": (bytes(range(256)) * 20, "sent something that is no DICOM"),
+    "another protocol": (b"GET / HTTP/1.0\r\n\r\n", "sent something that is no DICOM"),
+    "a claim of 4 GB": (b"\x01\0\xff\xff\xff\xff" + bytes(10_000), "too long"),
+    "half a request": (b"\x01\0\0\0\0\x10abc", "took too long"),
+    "no request": (b"\x04\0\0\0\0\0", "asked for no association"),
+    "an empty request": (b"\x01\0\0\0\0\0", "asked for no association"),
+    "a damaged request": (b"\x01\0\0\0\0\x44" + bytes(68), "asked for no association"),
+    "nothing": (b"", "asked for no association"),
+}
+
+
+@pytest.mark.parametrize("kind", ABUSE)
+def test_what_is_no_association_is_refused(study, tmp_path, caplog, kind):
+    sent, reason = ABUSE[kind]
+    limits = replace(LIMITS, request_seconds=1.0, pdu_seconds=1.0)
+    with node(tmp_path, limits) as receiver:
+        with socket.create_connection(("127.0.0.1", receiver.port)) as peer:
+            peer.settimeout(10)
+            peer.sendall(sent)
+            try:
+                while peer.recv(1000):
+                    pass
+            except ConnectionResetError:
+                pass
+        with calling(receiver.port) as association:
+            assert store(association, study[0][0]) == [0]
+    lines = said(caplog)
+    assert len(lines) == 1, lines
+    assert reason in lines[0]
+
+
+def test_data_that_never_end_are_refused(study, tmp_path, caplog):
+    """A data set of more than the limit; the association is aborted while it arrives."""
+    image = dcmread(study[0][0])
+    image.PixelData = bytes(2 * LIMITS.object_bytes)
+    with node(tmp_path) as receiver:
+        with calling(receiver.port) as association:
+            assert store(association, image) == [None]
+        deadline = time.monotonic() + 5
+        while list((tmp_path / "receiving").iterdir()):
+            assert time.monotonic() < deadline
+        with calling(receiver.port) as association:
+            assert store(association, study[0][0]) == [0]
+    assert "an object is too large" in said(caplog)[0]
+
+
+def test_other_requests_end_the_association(tmp_path, caplog):
+    from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelFind
+
+    with node(tmp_path) as receiver, calling(receiver.port) as association:
+        query = Dataset()
+        query.PatientName = "*"
+        context = association.accepted_contexts[0]
+        kind = PatientRootQueryRetrieveInformationModelFind
+        association._accepted_cx[context.context_id].abstract_syntax = kind
+        answers = list(association.send_c_find(query, kind))
+        assert answers[0][0] == Dataset()
+    assert "asked for something else than C-STORE and C-ECHO" in said(caplog)[0]
+
+
+def test_too_many_associations_are_rejected_and_the_rest_goes_on(study, tmp_path, caplog):
+    limits = replace(LIMITS, request_seconds=1.0)
+    with node(tmp_path, limits) as receiver, calling(receiver.port) as first:
+        peers = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(200)]
+        assert store(first, study[0][0]) == [0]
+        deadline = time.monotonic() + 10
+        while len(said(caplog)) < 150:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert threading.active_count() < 60
+        with calling(receiver.port) as one_more:
+            assert not one_more.is_established
+        for peer in peers:
+            peer.close()
+        while receiver._server.connections > 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with calling(receiver.port) as later:
+            assert store(later, study[0][1]) == [0]
+
+
+def test_a_silent_caller_is_cut(tmp_path):
+    limits = replace(LIMITS, idle_seconds=0.5)
+    with node(tmp_path, limits) as receiver, calling(receiver.port) as association:
+        deadline = time.monotonic() + 10
+        while association.is_established:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path):
+    with (
+        node(tmp_path / "a") as receiver,
+        Spool(tmp_path / "b", LIMITS) as spool,
+        pytest.raises(OutputError, match="something listens there already"),
+        Receiver(spool, Listening(port=receiver.port)),
+    ):
+        pass
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory) -> tuple[Path, Path, Path]:
+    """Certificate and key for 127.0.0.1, and the authority that signed it."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    paths = folder / "cert.pem", folder / "key.pem", folder / "ca.pem"
+    issued.private_key_pem.write_to_path(str(paths[1]))
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(str(paths[0]), append=True)
+    authority.cert_pem.write_to_path(str(paths[2]))
+    return paths
+
+
+def test_tls(study, tmp_path, certificates, caplog):
+    certificate, key, authority = certificates
+    client = client_tls(authority, None, None)
+    with node(tmp_path, tls=server_tls(certificate, key, None)) as receiver:
+        with calling(receiver.port, tls_args=(client, "127.0.0.1")) as association:
+            assert set(store(association, *study[0])) == {0}
+        assert said(caplog) == []
+        with calling(receiver.port) as plain:
+            assert not plain.is_established
+    assert len(kept(tmp_path)) == len(study[0])
+    assert "no TLS that is accepted" in said(caplog)[0]
+
+
+def test_callers_show_certificates(study, tmp_path, certificates, caplog):
+    certificate, key, authority = certificates
+    stranger = client_tls(authority, None, None)
+    known = client_tls(authority, certificate, key)
+    with node(tmp_path, tls=server_tls(certificate, key, authority)) as receiver:
+        with calling(receiver.port, tls_args=(stranger, "127.0.0.1")) as association:
+            assert not association.is_established
+        assert "no TLS that is accepted" in said(caplog)[0]
+        with calling(receiver.port, tls_args=(known, "127.0.0.1")) as association:
+            assert store(association, study[0][0]) == [0]
+
+
+def test_whoever_is_slow_with_tls_stops_nobody(study, tmp_path, certificates):
+    certificate, key, authority = certificates
+    client = client_tls(authority, None, None)
+    with node(tmp_path, tls=server_tls(certificate, key, None)) as receiver:
+        slow = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(2)]
+        began = time.monotonic()
+        with calling(receiver.port, tls_args=(client, "127.0.0.1")) as association:
+            assert store(association, study[0][0]) == [0]
+        assert time.monotonic() - began < LIMITS.request_seconds
+        for peer in slow:
+            peer.close()
+
+
+def test_files_that_are_no_certificates_are_refused(tmp_path, certificates):
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"wrong\.pem.*cannot be used for TLS"):
+        server_tls(wrong, certificates[1], None)
+    with pytest.raises(ConfigError, match=r"missing\.pem.*cannot be used for TLS"):
+        client_tls(tmp_path / "missing.pem", None, None)
+
+
+# Results on their way
+
+
+@pytest.fixture
+def results(study, tmp_path) -> Path:
+    """A folder of results with one series, ``a/b/c``."""
+    folder = tmp_path / "results" / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    for path in study[0]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    monkeypatch.setattr(sender_module, "FIRST_PAUSE_SECONDS", 0.2)
+
+
+def send(results: Path, tmp_path: Path, port: int, retry_seconds: float = 60.0, **more: Any):
+    to = Destination("MEDP2P", "127.0.0.1", port, **more)
+    return Sender(results, tmp_path / "sent", to, "SENDER", retry_seconds)
+
+
+def wait_until_sent(sender: Sender, seconds: float = 15.0) -> None:
+    end = time.monotonic() + seconds
+    while sender.waiting:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_results_are_sent_once(results, study, tmp_path, certificates):
+    certificate, key, authority = certificates
+    digest = content_of(results / "a/b/c").sha256
+    tls = client_tls(authority, certificate, key)
+    with node(tmp_path / "archive", tls=server_tls(certificate, key, authority)) as archive:
+        for _ in range(2):
+            with send(results, tmp_path, archive.port, tls=tls) as sender:
+                sender.add("a/b/c", digest)
+                wait_until_sent(sender)
+                assert sender.delivery_of("a/b/c", digest).ended == "sent"
+        assert len(kept(tmp_path / "archive")) == len(study[0])
+    lines = (tmp_path / "sent/a/b/c.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert kinds == ["began", *["acknowledged"] * len(study[0]), "sent"]
+    assert count_deliveries(tmp_path / "sent") == {"sent": 1, "given_up": 0, "waiting": 0}
+
+
+def test_only_what_was_not_acknowledged_is_sent_again(results, study, tmp_path):
+    digest = content_of(results / "a/b/c").sha256
+    to = "MEDP2P@127.0.0.1:{}"
+    with node(tmp_path / "archive") as archive:
+        delivery = load_delivery(tmp_path / "sent", "a/b/c", digest, to.format(archive.port))
+        delivery.note("began")
+        for path in study[0][:5]:
+            delivery.note("acknowledged", path.name)
+        with delivery.log.open("a") as log:
+            log.write('{"kind": "acknow')
+        with send(results, tmp_path, archive.port) as sender:
+            sender.add("a/b/c", digest)
+            wait_until_sent(sender)
+        assert len(kept(tmp_path / "archive")) == len(study[0]) - 5
+    again = load_delivery(tmp_path / "sent", "a/b/c", digest, to.format(archive.port))
+    assert (again.ended, len(again.acknowledged)) == ("sent", len(study[0]))
+    other = load_delivery(tmp_path / "sent", "a/b/c", "another", to.format(archive.port))
+    assert (other.ended, other.acknowledged, other.began) == ("", set(), 0.0)
+
+
+def test_it_is_tried_until_the_destination_is_there(results, study, tmp_path, quick, caplog):
+    digest = content_of(results / "a/b/c").sha256
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with send(results, tmp_path, port) as sender:
+        sender.add("a/b/c", digest)
+        deadline = time.monotonic() + 10
+        while len(said(caplog)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with (
+            Spool(tmp_path / "archive", LIMITS) as spool,
+            Receiver(spool, Listening(port=port, limits=LIMITS)),
+        ):
+            wait_until_sent(sender)
+        assert len(kept(tmp_path / "archive")) == len(study[0])
+    assert said(caplog)[0].endswith("a/b/c: MEDP2P cannot be reached; next try in 0 s")
+
+
+def test_it_is_given_up_after_a_time_and_taken_up_with_more(results, tmp_path, quick, caplog):
+    digest = content_of(results / "a/b/c").sha256
+    with node(tmp_path / "archive") as archive:
+        wrong = replace(archive.listening, ae_title="WRONG")
+        archive.listening = wrong
+        with send(results, tmp_path, archive.port, retry_seconds=1.0) as sender:
+            sender.add("a/b/c", digest)
+            wait_until_sent(sender)
+            assert sender.delivery_of("a/b/c", digest).ended == "given_up"
+            sender.add("a/b/c", digest)
+            assert sender.waiting == 0
+        assert said(caplog)[-1].startswith("given up: a/b/c: MEDP2P rejects the association")
+        archive.listening = replace(wrong, ae_title="MEDP2P")
+        with send(results, tmp_path, archive.port, retry_seconds=60.0) as sender:
+            sender.add("a/b/c", digest)
+            wait_until_sent(sender)
+            assert sender.delivery_of("a/b/c", digest).ended == "sent"
+    assert kept(tmp_path / "archive")
+
+
+def test_what_somebody_changed_is_not_sent(results, tmp_path, quick, caplog):
+    digest = content_of(results / "a/b/c").sha256
+    (results / "a/b/c/IM0001").write_bytes(b"other")
+    with (
+        node(tmp_path / "archive") as archive,
+        send(results, tmp_path, archive.port, retry_seconds=0.5) as sender,
+    ):
+        sender.add("a/b/c", digest)
+        wait_until_sent(sender)
+    assert kept(tmp_path / "archive") == []
+    assert "it is not what the journal says" in said(caplog)[0]
+
+
+# What is taken away
+
+
+def test_copies_are_taken_away_after_a_time(study, tmp_path, tiny_model):
+    card, _ = read_card(tiny_model)
+    long_ago = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    both = len(study[0]) + len(study[1])
+    with node(tmp_path) as receiver, send(tmp_path / "outgoing", tmp_path, 1) as sender:
+        spool = receiver.spool
+        with calling(receiver.port) as association:
+            store(association, *study[0], *study[1])
+        find = Settled(spool, Rules(), card, quiet_seconds=0.0)
+        while not (scans := find().scans):
+            time.sleep(0.02)
+        sent, skipped = scans
+        result = spool.outgoing / sent.name
+        result.mkdir(parents=True)
+        (result / "CT").write_bytes(b"CT")
+        outputs = {sent.name: {"sha256": "x", "bytes": 2}}
+        done = Event("done", long_ago, "run", sent.name, details={"outputs": outputs})
+        retention = Retention(spool, find, sender, 3600.0, [])
+        without_sender = Retention(spool, find, None, 0.0, [])
+        retention.clean()
+        for one in (retention, without_sender):
+            one.note(done)
+            one.note(Event("skipped", long_ago, "run", skipped.name, code="guard"))
+        without_sender.clean()
+        assert len(kept(tmp_path)) == both
+        retention.clean()
+        assert len(kept(tmp_path)) == len(sent.images[0].files)
+        delivery = sender.delivery_of(sent.name, "x")
+        for kind in ("given_up", "sent"):
+            delivery.note(kind)
+            retention.clean()
+            assert result.exists(), "given up, or just sent"
+        past = delivery.log.read_text().replace(f"{datetime.now(UTC):%Y}", "2020")
+        delivery.log.write_text(past)
+    with node(tmp_path) as receiver, send(tmp_path / "outgoing", tmp_path, 1) as sender:
+        find = Settled(receiver.spool, Rules(), card, quiet_seconds=0.0)
+        retention = Retention(receiver.spool, find, sender, 3600.0, [done])
+        retention.clean()
+        assert result.exists(), "nobody has looked at it since the start"
+        [_scan] = find().scans
+        retention.clean()
+        assert result.exists(), "it is being looked at"
+        retention.note(done)
+        retention.clean()
+        assert not result.exists()
+        assert not delivery.log.exists()
+        assert kept(tmp_path) == []
+        assert (tmp_path / "outgoing").is_dir()
+
+
+def test_every_line_that_is_logged_is_one_line_without_values(study, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    with node(tmp_path) as receiver:
+        with calling(receiver.port, title="EVIL") as association:
+            store(association, *study[0][:2])
+            association.abort()
+        deadline = time.monotonic() + 5
+        while not receiver.spool.broken_off():
+            assert time.monotonic() < deadline
+    lines = said(caplog)
+    assert any("EVIL@127.0.0.1" in line for line in lines)
+    assert not [line for line in lines if len(line.splitlines()) != 1]
+    assert not [line for line in lines for secret in secrets_of(study[0]) if secret in line]
+
+
+def test_options_are_refused_before_any_work(tmp_path, tiny_model, capsys):
+    common = ("serve", "-m", tiny_model, "--spool", tmp_path / "spool")
+    for more, reason in (
+        (("--to", "ARCHIVE"), "expected AE@host:port"),
+        (("--ae-title", "A\\B"), "expected an AE title"),
+        (("--allow", "CT1@no.such.host.invalid"), "the host has no address"),
+    ):
+        assert reason in refused(capsys, *common, *more, code=2)
+    assert not (tmp_path / "spool").exists()
+    assert "is no spool" in refused(capsys, "serve", "--status", tmp_path)
