@@ -513,8 +513,8 @@ def test_tables_carry_their_definition(folders: tuple[Path, Path]) -> None:
 def test_tables_say_how_many_cases_have_a_value() -> None:
     cases = [result("a", mae=10), result("b", mae=20), result("c", mae=math.nan)]
     for text in (result_table(Evaluation(tuple(cases))), comparison_table({"x": cases})):
-        assert "15.0 ± 7.1 (n = 2)" in text
-        assert "1.0 ± 0.0 |" in text
+        assert "15.000 ± 7.071 (n = 2)" in text
+        assert "1.000 ± 0.000 |" in text
     assert "|   – |" in result_table(Evaluation((cases[2],)))
 
 
