@@ -633,14 +633,16 @@ def test_an_interrupted_command_says_so_and_writes_nothing(
     for case in range(40):
         save(tmp_path / f"sct/p{case}.nii.gz", ct_array(case) + np.int16(10))
         save(tmp_path / f"data/p{case}/ct.nii.gz", ct_array(case))
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.signal(one, signal.default_int_handler) for one in numbers}
     timer = threading.Timer(1.0, signal.raise_signal, [number])
     timer.start()
     try:
         code = run("evaluate", tmp_path / "sct", tmp_path / "data", "-o", tmp_path / "out", "-j", 1)
     finally:
         timer.join()
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     captured = capsys.readouterr()
     assert code == 130
     assert captured.err == (
