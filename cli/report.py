@@ -56,21 +56,25 @@ def report(
     options.refuse_outputs_early([output, *([pdf] if pdf else [])], overwrite)
     evaluation = read_results(results)
     shown = 0 if no_viewer else cases
-    left_out: list[str] = []
+    left_out: dict[str, None] = {}  # in order, each line once
+
+    def leave_out(case: str, reason: str) -> None:
+        left_out[f"case {case} without images: {reason}"] = None
+
     with progress_bar("packing images", len(viewed_cases(evaluation, shown)), "case") as advance:
         page = evaluation_page(
             evaluation,
             viewer_cases=shown,
             full_resolution=full_resolution,
             progress=lambda: advance(),
-            left_out=lambda case, reason: left_out.append(f"case {case} without images: {reason}"),
+            left_out=leave_out,
         )
-    for line in left_out:
-        typer.echo(f"medp2p: {line}", err=True)
     write_text(output, page, overwrite=overwrite)
     typer.echo(f"{output}: {len(page.encode()) / 1e6:.1f} MB", err=True)
     if pdf:
         from medp2p.report.pdf import write_pdf
 
-        write_pdf(pdf, evaluation, overwrite=overwrite)
+        write_pdf(pdf, evaluation, overwrite=overwrite, left_out=leave_out)
         typer.echo(str(pdf), err=True)
+    for line in left_out:
+        typer.echo(f"medp2p: {line}", err=True)

@@ -26,7 +26,7 @@ from medp2p.errors import EvaluationError, GeometryError, MedP2PError
 from medp2p.files import atomic_folder
 from medp2p.io import write_volume
 from medp2p.metrics import Profile
-from medp2p.results import CaseFiles
+from medp2p.results import CaseFiles, without_formula
 from medp2p.volume import Volume, reorient
 
 READERS_FOLDER = "for_readers"
@@ -295,7 +295,7 @@ def _csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: without_formula(cell) for name, cell in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -318,7 +318,21 @@ def _instructions(profile: Profile) -> str:
 def _read_key(key: Path) -> dict[str, str]:
     """Return which side of each pair is the prediction."""
     path = key / KEY_FILE if key.is_dir() else key
-    return {row["pair"]: row["prediction"] for row in _read_rows(path, KEY_COLUMNS).values()}
+    predictions: dict[str, str] = {}
+    for line, row in _read_rows(path, KEY_COLUMNS).items():
+        pair, side = _pair_name(row["pair"]), row["prediction"]
+        if side not in SIDES or pair in predictions:
+            raise EvaluationError(
+                f"{path}: line {line}: expected each pair once, with the prediction a or b; "
+                "take the key as it was exported"
+            )
+        predictions[pair] = side
+    return predictions
+
+
+def _pair_name(cell: str) -> str:
+    """Give a pair's number the leading zeros that spreadsheets drop."""
+    return cell.zfill(3)
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
@@ -353,7 +367,7 @@ def _read_answers(
     for line, row in _read_rows(path, ANSWER_COLUMNS).items():
         if not any(row.values()):
             continue
-        pair = row["pair"].zfill(3)  # spreadsheets drop leading zeros
+        pair = _pair_name(row["pair"])
         row["which_is_real"] = row["which_is_real"].lower()
         for side in SIDES:
             row[f"quality_{side}"] = row[f"quality_{side}"].replace(",", ".")

@@ -463,8 +463,21 @@ def csv_text(evaluation: Evaluation) -> str:
 
 def _cell(value: str | float) -> str | float:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+        return without_formula(value)
     return "" if math.isnan(value) else value
+
+
+def without_formula(text: str) -> str:
+    """Put an apostrophe before what a spreadsheet would take for a formula (`FORMULA_STARTS`)."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def error_decimals(profile: Profile) -> int:
+    """Return how many decimals an error in the profile's units is shown with.
+
+    One over a range of 100 and more, such as HU; three over a range of 1.
+    """
+    return 1 + max(0, math.ceil(math.log10(100 / profile.span)))
 
 
 def scores(result: CaseResult) -> dict[str, float]:

@@ -275,6 +275,47 @@ def test_tables_that_are_none(exported, tmp_path):
         score_answers(tmp_path / "bytes.csv", exported[0])
 
 
+def test_the_key_holds_no_formula(cases, tmp_path):
+    """Names of cases are the user's; a spreadsheet would compute ``=1+1`` or ``-2``."""
+    named = [replace(cases[0], case="=1+1"), replace(cases[1], case="-2")]
+    made = export_blinded(named, tmp_path / "set", PROFILE, method="@unet", seed=0)
+    rows = key_rows(tmp_path / "set")
+    assert {row["case"] for row in rows} == {"'=1+1", "'-2"}
+    assert {row["method"] for row in rows} == {"'@unet"}
+    filled = [(row["pair"], real_side(row), "", "", "") for row in rows]
+    sheet = write_answers(tmp_path / "anna.csv", filled)
+    assert score_answers(sheet, tmp_path / "set").correct == len(made.pairs)
+
+
+def with_key(tmp_path: Path, rows: list[dict[str, str]]) -> Path:
+    with (tmp_path / "key.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path / "key.csv"
+
+
+def test_a_key_that_a_spreadsheet_saved_still_fits(exported, tmp_path):
+    rows = key_rows(exported[0])
+    key = with_key(tmp_path, [row | {"pair": str(int(row["pair"]))} for row in rows])
+    sheet = write_answers(
+        tmp_path / "anna.csv", [(rows[0]["pair"], real_side(rows[0]), "", "", "")]
+    )
+    assert score_answers(sheet, key).correct == 1
+
+
+@pytest.mark.parametrize("side", ["", "A", "c"])
+def test_a_damaged_key_is_refused(exported, tmp_path, side):
+    """Every answer differs from a side that is none: all would count as right."""
+    rows = key_rows(exported[0])
+    sheet = write_answers(tmp_path / "anna.csv", [("001", "a", "", "", "")])
+    key = with_key(tmp_path, [rows[0], rows[1] | {"prediction": side}])
+    with pytest.raises(EvaluationError, match=r"key\.csv: line 3: .* as it was exported"):
+        score_answers(sheet, key)
+    with pytest.raises(EvaluationError, match="expected each pair once"):
+        score_answers(sheet, with_key(tmp_path, [rows[0], rows[0]]))
+
+
 def test_the_commands(cases, tmp_path, capsys):
     predictions, references = cases[0].prediction.parent, cases[0].reference.parent
     code, out, err = run(

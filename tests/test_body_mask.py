@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import itertools
+import math
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,9 @@ import pytest
 from conftest import oblique_affine
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+from skimage.filters import threshold_li
 
+from medp2p.body import _li_threshold
 from medp2p.io import read_volume
 from medp2p.phantom import make_phantom
 from medp2p.phantom.couch import Couch
@@ -137,3 +144,50 @@ def test_a_real_extracted_brain():
             continue
         brain = ndimage.binary_fill_holes(volume.array > 0)
         assert dice(body_mask(volume, "MR"), brain) > 0.97, path.name
+
+
+def swings(values: np.ndarray, thresholds: int = 300) -> bool:
+    """Whether Li's iteration, in the precision of the values, does not end after so many steps."""
+    steps = itertools.count(1)
+
+    def stop(_threshold: float) -> None:
+        if next(steps) == thresholds:
+            raise TimeoutError
+
+    try:
+        threshold_li(values.copy(), iter_callback=stop)
+    except TimeoutError:
+        return True
+    return False
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Fail instead of waiting for ever."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_the_threshold_is_found_where_single_precision_swings_for_ever():
+    """Of two means that are nearly equal float32 tells the logarithms apart to few digits."""
+    images = []
+    for seed in range(5):
+        values = (4000 + np.random.default_rng(seed).uniform(-5, 5, 20_000)).astype(np.float32)
+        values[0] = 0
+        images.append(values)
+    assert any(map(swings, images))
+    for values in images:
+        with interrupted_after(seconds=20):
+            found = _li_threshold(values)
+        parts = values[values > found], values[values <= found]
+        above, below = (float(part.mean(dtype=np.float64)) for part in parts)
+        assert found == pytest.approx((above - below) / math.log(above / below), abs=0.01)

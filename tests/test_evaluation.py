@@ -513,8 +513,8 @@ def test_tables_carry_their_definition(folders: tuple[Path, Path]) -> None:
 def test_tables_say_how_many_cases_have_a_value() -> None:
     cases = [result("a", mae=10), result("b", mae=20), result("c", mae=math.nan)]
     for text in (result_table(Evaluation(tuple(cases))), comparison_table({"x": cases})):
-        assert "15.0 ± 7.1 (n = 2)" in text
-        assert "1.0 ± 0.0 |" in text
+        assert "15.000 ± 7.071 (n = 2)" in text
+        assert "1.000 ± 0.000 |" in text
     assert "|   – |" in result_table(Evaluation((cases[2],)))
 
 
@@ -633,14 +633,16 @@ def test_an_interrupted_command_says_so_and_writes_nothing(
     for case in range(40):
         save(tmp_path / f"sct/p{case}.nii.gz", ct_array(case) + np.int16(10))
         save(tmp_path / f"data/p{case}/ct.nii.gz", ct_array(case))
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.signal(one, signal.default_int_handler) for one in numbers}
     timer = threading.Timer(1.0, signal.raise_signal, [number])
     timer.start()
     try:
         code = run("evaluate", tmp_path / "sct", tmp_path / "data", "-o", tmp_path / "out", "-j", 1)
     finally:
         timer.join()
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     captured = capsys.readouterr()
     assert code == 130
     assert captured.err == (

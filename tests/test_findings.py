@@ -9,6 +9,7 @@ prediction is blamed, is measured by ``benchmarks/findings.py``.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from medp2p.evaluation.findings import (
     measure_faults,
 )
 from medp2p.evaluation.findings.cohort import COHORT_CASES
+from medp2p.evaluation.findings.consequences import without_consequences
 from medp2p.evaluation.statistics import summarize
 from medp2p.io import write_volume
 from medp2p.metrics import PROFILES
@@ -128,6 +130,15 @@ def test_a_shift_is_named_with_its_direction(sample, voxels, words):
     findings = sample.faults(damage.shifted(sample.prediction, voxels))
     assert words in named(findings, "shifted").text
     assert kinds(findings) == ["shifted"]
+
+
+def test_a_shift_along_several_axes_is_told_along_each(sample):
+    findings = sample.faults(damage.shifted(sample.prediction, (1, -2, 0)))
+    assert re.search(
+        r"the prediction lies \d\.\d mm \(1\.0 voxels\) to the right and \d\.\d mm \(2\.0 voxels\) "
+        "to the back;",
+        named(findings, "shifted").text,
+    )
 
 
 def test_a_shift_is_told_in_millimetres_to_a_fifth_of_a_voxel(sample):
@@ -240,7 +251,7 @@ def test_a_cropped_side_is_named_with_its_extent(sample, axis, words, value):
         sample.prediction, sample.mask, 15, sample.spacing_mm, axis, value=value
     )
     finding = named(sample.faults(cropped), "cropped")
-    assert f"cropped at the {words}" in finding.text
+    assert f" slices at the {words} (" in finding.text
     lost = max(1, round(15 / sample.spacing_mm[axis])) * sample.spacing_mm[axis]
     assert finding.value == pytest.approx(lost)
     assert finding.place is not None
@@ -301,6 +312,38 @@ def test_what_a_fault_explains_is_in_its_text(sample):
     assert kinds(findings) == ["offset"]
     assert "(may also be behind: " in findings[0].text
     assert "biased soft" in findings[0].text
+
+
+def test_what_a_fault_explains_several_times_is_in_its_text_once():
+    found = [
+        Finding("wrong_scale", "half.", 2.0, 1.6),
+        Finding("cropped", "at the head.", 9.0, 5.0),
+        Finding("cropped", "at the foot.", 9.0, 5.0),
+    ]
+    [kept] = without_consequences(found)
+    assert kept.text == "half. (may also be behind: cropped)"
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda s: damage.shifted(s.prediction, (1, 0, 0)),
+        lambda s: damage.blurred(s.prediction, 1),
+        lambda s: damage.mirrored(s.prediction),
+        lambda s: damage.flickering(s.prediction, s.mask, 20),
+        lambda s: damage.cropped_body(s.prediction, s.mask, 15, s.spacing_mm),
+        lambda s: damage.saturated(s.prediction, 400),
+        lambda s: np.full_like(s.prediction, 40),
+        lambda s: s.reference,
+        lambda s: s.source,
+        lambda s: hole_in(s)[1],
+    ],
+)
+def test_a_text_does_not_repeat_its_kind(sample, do: Callable[[Sample], Array]):
+    """Kind and text are shown side by side."""
+    for finding in sample.faults(do(sample)):
+        text = finding.text.split(" (may also be behind")[0]
+        assert finding.kind.split("_")[0] not in text, text
 
 
 def test_a_large_shift_is_named_alone(sample):
@@ -431,6 +474,27 @@ def test_a_bias_of_many_cases_is_named(tmp_path):
     write_results(tmp_path / "results", outcome)
     assert read_results(tmp_path / "results").findings == outcome.findings
     assert evaluate_cases(pairs[1:], PROFILES["synthrad2025"]).findings == ()
+
+
+def test_a_cohort_that_is_shifted_is_not_called_biased(tmp_path):
+    """A shift puts soft tissue where bone should be: each case says so, all together do not."""
+    sample = stand_in(1, (48, 48, 48))
+    affine = np.diag([*sample.spacing_mm, 1.0])
+    shifted = damage.shifted(sample.prediction, (2, 0, 0))
+    rng = np.random.default_rng(0)
+    for name, array in (("ct", sample.reference), ("mask", sample.mask.astype(np.uint8))):
+        write_volume(Volume(array, affine), tmp_path / f"{name}.nii")
+    pairs = []
+    for number in range(COHORT_CASES):
+        noisy = shifted + rng.normal(0, 2, shifted.shape).astype(np.float32)
+        path = tmp_path / f"{number}.nii"
+        write_volume(Volume(noisy, affine, modality="CT", units="HU"), path)
+        pairs.append(CaseFiles(str(number), path, tmp_path / "ct.nii", tmp_path / "mask.nii"))
+    outcome = evaluate_cases(pairs, PROFILES["synthrad2025"])
+    assert [kinds(result.findings) for result in outcome.results] == COHORT_CASES * [["shifted"]]
+    assert outcome.findings == ()
+    unexplained = find_cohort_faults(outcome.summaries, outcome.settings["tissues"])
+    assert "biased_bone" in [finding.kind for finding in unexplained]
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,19 @@ from conftest import refused, run
 
 from medp2p.compared import with_hashes
 from medp2p.errors import ImageReadError
+from medp2p.evaluation import result_table
 from medp2p.metrics import PROFILES, Curve, Histogram2D, range_profile
 from medp2p.report.agreement import limits_of_agreement, summed_histogram
 from medp2p.report.case_images import read_case_images
+from medp2p.report.content import reading, shown_p
 from medp2p.report.curves import mean_curve
-from medp2p.report.evaluation_page import evaluation_page, reading, shown_p, viewed_cases
+from medp2p.report.evaluation_page import evaluation_page, viewed_cases
 from medp2p.report.figure_style import INK, METHOD_COLOURS
 from medp2p.report.figures import figure_sections
 from medp2p.report.metric_words import known_metrics, metric_words
 from medp2p.report.panels import Panel, as_svg
-from medp2p.report.pdf import evaluation_pdf, text_width, wrapped
+from medp2p.report.pdf import evaluation_pdf
+from medp2p.report.pdf_pages import text_width, wrapped
 from medp2p.report.worst_slices import worst_slices
 from medp2p.results import (
     CaseFiles,
@@ -600,6 +603,37 @@ def test_the_command_writes_page_and_pdf(tmp_path, capsys):
     code, *_ = run(capsys, "report", tmp_path / "results", out, "--no-viewer", "--overwrite")
     assert code == 0
     assert 'data-name="a"' not in out.read_text()
+
+
+def test_the_command_names_changed_images_once_also_if_only_the_pdf_shows_them(tmp_path, capsys):
+    files = write_images(tmp_path)
+    curves = {"mae_by_slice_axial": curve(range(10), [7] * 10)}
+    result = dataclasses.replace(hu_result(files), curves=curves)
+    write_results(tmp_path / "results", with_summaries([result]))
+    with files.prediction.open("ab") as file:
+        file.write(b"more")
+    out, pdf = tmp_path / "out.html", tmp_path / "out.pdf"
+    command = ("report", tmp_path / "results", out, "--pdf", pdf, "--overwrite")
+    for options in ((), ("--no-viewer",)):
+        code, _, err = run(capsys, *command, *options)
+        assert code == 0
+        told = [line for line in err.splitlines() if line.startswith("medp2p: ")]
+        assert len(told) == 1
+        assert told[0].startswith("medp2p: case a without images: ")
+        assert "changed since the evaluation" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("span", "shown"), [(1, "0.034"), (20, "0.03"), (100, "0.0"), (4095, "0.0")]
+)
+def test_errors_have_as_many_decimals_as_their_range_needs(span, shown):
+    profile = range_profile(0, span)
+    words = metric_words("mae", profile, {})
+    assert words.shown(0.034) == shown
+    result = dataclasses.replace(small_evaluation().results[0], profile=profile)
+    values = {**result.values, "mae": 0.034}
+    evaluation = with_summaries([dataclasses.replace(result, values=values)])
+    assert f"| {shown} |" in result_table(evaluation)
 
 
 def test_the_command_refuses_what_is_no_result(tmp_path, capsys):

@@ -10,8 +10,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from medp2p.alignment import Alignment, move_points
+from medp2p.compared import ComparedImages, with_moved_prediction
 from medp2p.errors import RegistrationError
-from medp2p.evaluation.rigid import SMALLEST_VOXELS, align_prediction
+from medp2p.evaluation.rigid import SMALLEST_VOXELS, find_alignment
 from medp2p.phantom import make_phantom
 from medp2p.volume import Grid, Volume
 
@@ -92,53 +93,58 @@ def test_a_known_displacement_is_found_to_a_tenth_of_a_voxel(
     reference = scanned(affine, np.eye(4))
     mask = reference.array > -500
     pose = pose_of(affine, shift_mm, turn_degrees)
-    found = align_prediction(change(scanned(affine, pose)), reference, mask)
+    found = find_alignment(change(scanned(affine, pose)), reference, mask)
     assert found.moved
     assert apart_voxels(found, affine, mask, pose) < 0.1
     assert found.turn_degrees == pytest.approx(np.linalg.norm(turn_degrees), abs=0.2)
     assert found.correlation_after > found.correlation_before
-    assert found.prediction.grid.difference(reference.grid) is None
 
 
 def test_what_is_moved_back_fits():
     reference = scanned(STRAIGHT, np.eye(4))
     mask = reference.array > -500
     prediction = scanned(STRAIGHT, pose_of(STRAIGHT, (3.0, -2.0, 4.0), (1.0, 2.0, -1.0)))
-    found = align_prediction(prediction, reference, mask)
+    found = find_alignment(prediction, reference, mask)
+
+    images = with_moved_prediction(
+        ComparedImages(prediction, reference, mask), found.pose, outside=-1024
+    )
 
     def mean_error(volume: Volume) -> float:
         return float(np.abs(volume.array - reference.array)[mask].mean())
 
-    assert mean_error(found.prediction) < 0.2 * mean_error(prediction)
+    assert mean_error(images.prediction) < 0.2 * mean_error(prediction)
+    assert images.prediction.grid.difference(reference.grid) is None
     assert "moved back (one linear interpolation)" in found.note
 
 
-def test_voxels_that_the_prediction_does_not_cover_are_told():
+def test_voxels_that_the_prediction_does_not_cover_are_left_out():
     reference = scanned(STRAIGHT, np.eye(4))
     prediction = scanned(STRAIGHT, pose_of(STRAIGHT, (0.0, 0.0, 7.5), (0.0, 0.0, 0.0)))
-    found = align_prediction(prediction, reference, reference.array > -500)
-    assert not found.seen[:, :, -2:].any()
-    assert found.seen[:, :, :-3].all()
+    found = find_alignment(prediction, reference, reference.array > -500)
+    images = ComparedImages(prediction, reference, None)
+    seen = with_moved_prediction(images, found.pose, outside=-1024).inside
+    assert not seen[:, :, -2:].any()
+    assert seen[:, :, :-3].all()
 
 
 @pytest.mark.parametrize("shift_mm", [(0.0, 0.0, 0.0), (0.1, 0.0, 0.1)])
 def test_a_prediction_in_its_place_is_left_untouched(shift_mm):
     reference = scanned(STRAIGHT, np.eye(4))
     prediction = damaged(scanned(STRAIGHT, pose_of(STRAIGHT, shift_mm, (0.0, 0.0, 0.0))))
-    found = align_prediction(prediction, reference, reference.array > -500)
+    found = find_alignment(prediction, reference, reference.array > -500)
     assert found.displacement_voxels < SMALLEST_VOXELS
     assert not found.moved
-    assert found.prediction is prediction
-    assert found.seen.all()
+    np.testing.assert_array_equal(found.pose.matrix, np.eye(4))
     assert "left as it is, below 0.1 voxels" in found.note
 
 
 def test_a_far_displacement_is_not_believed():
     reference = scanned(STRAIGHT, np.eye(4))
     prediction = scanned(STRAIGHT, pose_of(STRAIGHT, (0.0, 0.0, 0.0), (0.0, 0.0, 14.0)))
-    found = align_prediction(prediction, reference, reference.array > -500)
+    found = find_alignment(prediction, reference, reference.array > -500)
     assert not found.moved
-    assert found.prediction is prediction
+    np.testing.assert_array_equal(found.pose.matrix, np.eye(4))
     assert "not believed" in found.note
 
 
@@ -146,9 +152,9 @@ def test_the_same_seed_gives_the_same_bits():
     reference = scanned(OBLIQUE, np.eye(4))
     mask = reference.array > -500
     prediction = damaged(scanned(OBLIQUE, pose_of(OBLIQUE, (1.0, 2.0, -1.5), (1.0, 0.0, 0.5))))
-    first, second = (align_prediction(prediction, reference, mask, seed=4) for _ in range(2))
+    first, second = (find_alignment(prediction, reference, mask, seed=4) for _ in range(2))
     assert first.shift_mm == second.shift_mm
-    assert np.array_equal(first.prediction.array, second.prediction.array)
+    np.testing.assert_array_equal(first.pose.matrix, second.pose.matrix)
 
 
 def test_what_cannot_be_aligned():
@@ -157,18 +163,18 @@ def test_what_cannot_be_aligned():
     few = np.zeros(SHAPE, bool)
     few[30:33, 30:33, 20:22] = True
     with pytest.raises(RegistrationError, match="too few to be aligned"):
-        align_prediction(reference, reference, few)
+        find_alignment(reference, reference, few)
     with pytest.raises(RegistrationError, match="nothing can be aligned"):
-        align_prediction(reference.with_array(np.zeros(SHAPE)), reference, mask)
+        find_alignment(reference.with_array(np.zeros(SHAPE)), reference, mask)
     broken = reference.array.copy()
     broken[30, 30, 20] = np.nan
     with pytest.raises(RegistrationError, match="no numbers"):
-        align_prediction(reference.with_array(broken), reference, mask)
+        find_alignment(reference.with_array(broken), reference, mask)
     other = Volume(reference.array, STRAIGHT @ np.diag([1.1, 1, 1, 1]))
     with pytest.raises(ValueError, match="one grid"):
-        align_prediction(other, reference, mask)
+        find_alignment(other, reference, mask)
     with pytest.raises(ValueError, match="a mask of"):
-        align_prediction(reference, reference, mask[1:])
+        find_alignment(reference, reference, mask[1:])
 
 
 @pytest.mark.slow
@@ -186,6 +192,6 @@ def test_damaged_predictions_of_phantoms(anatomy):
         seen = Grid(default.shape, np.linalg.inv(pose) @ default.affine)
         other = make_phantom(anatomy, 5, grid=seen, scan=1).ct
         prediction = damaged(Volume(other.array.astype(np.float32), default.affine))
-        found = align_prediction(prediction, fixed.ct, mask)
+        found = find_alignment(prediction, fixed.ct, mask)
         assert apart_voxels(found, default.affine, mask, pose) < 0.1
         assert found.moved == (shift_mm != (0, 0, 0))

@@ -28,7 +28,7 @@ from medp2p.compared import (
 from medp2p.config import EIGHT_BIT
 from medp2p.errors import EvaluationError
 from medp2p.evaluation.findings import find_faults
-from medp2p.evaluation.rigid import ALIGNMENT_REACH_MM, RigidAlignment, align_prediction
+from medp2p.evaluation.rigid import ALIGNMENT_REACH_MM, RigidAlignment, find_alignment
 from medp2p.io import read_volume
 from medp2p.metrics import LABEL_SETS, TISSUES_HU, Measures, Profile, label_scores, measure
 from medp2p.preprocessing import CT_AIR_HU, check_mask_values
@@ -181,30 +181,20 @@ def _evaluated(
     notes += images.notes
     found: RigidAlignment | None = None
     if options.align:
-        found = align_prediction(images.prediction, images.reference, _reached(images))
+        found = find_alignment(images.prediction, images.reference, _reached(images))
         notes.append(found.note)
         if found.moved:
             images = with_moved_prediction(images, found.pose, outside=outside)
-    predicted, reference, inside = images.prediction.array, images.reference, images.inside
     measures = _measured(images, profile, options)
     notes += measures.notes
-    notes += _error_notes(predicted, inside, measures.values[profile.mae_key])
-    pose = found.pose if found and found.moved else Alignment.identity()
+    notes += _error_notes(images, measures.values[profile.mae_key])
+    pose = found.pose if found else Alignment.identity()
     labels = _label_scores(label_maps, volumes, images, pose, options)
     if label_maps and not labels:
         notes.append("label maps: the reference holds no class that counts here")
     findings: tuple[Finding, ...] = ()
     if options.find_faults:
-        findings = find_faults(
-            predicted,
-            reference.array,
-            inside,
-            _spacing(reference),
-            measures.values,
-            measures.curves,
-            voxels_on(volumes.source, reference) if volumes.source else None,
-            interpolated=images.prediction_interpolated,
-        )
+        findings = _faults(images, measures, volumes.source)
         notes += _sharpness_notes(images)
     return CaseResult(
         case,
@@ -228,6 +218,22 @@ def _reached(images: ComparedImages) -> Mask | None:
     spacing = images.reference.spacing_mm
     reached = ndimage.distance_transform_edt(~filled, sampling=spacing) > ALIGNMENT_REACH_MM
     return reached if images.inside is None else images.inside & reached
+
+
+def _faults(
+    images: ComparedImages, measures: Measures, source: Volume | None
+) -> tuple[Finding, ...]:
+    reference = images.reference
+    return find_faults(
+        images.prediction.array,
+        reference.array,
+        images.inside,
+        _spacing(reference),
+        measures.values,
+        measures.curves,
+        voxels_on(source, reference) if source else None,
+        interpolated=images.prediction_interpolated,
+    )
 
 
 def _sharpness_notes(images: ComparedImages) -> list[str]:
@@ -393,8 +399,9 @@ def _label_voxels(
     return resample_aligned(labels, alignment, reference.grid, outside=0, nearest=True)
 
 
-def _error_notes(predicted: Array, inside: Mask | None, mean_absolute_error: float) -> list[str]:
-    values = predicted if inside is None else predicted[inside]
+def _error_notes(images: ComparedImages, mean_absolute_error: float) -> list[str]:
+    predicted = images.prediction.array
+    values = predicted if images.inside is None else predicted[images.inside]
     notes = []
     if values.min() == values.max():
         notes.append(f"prediction: the constant {float(values.min()):g} inside the mask")

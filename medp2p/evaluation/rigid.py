@@ -1,4 +1,4 @@
-"""A small rigid displacement between a prediction and its reference, found and undone.
+"""A small rigid displacement between a prediction and its reference, found to be undone.
 
 A prediction that lies a millimetre off its reference is punished at every edge, whatever its
 values. Undoing that tells errors of position from errors of value, but it also forgives what a
@@ -16,7 +16,6 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from medp2p.alignment import Alignment, move_points
-from medp2p.compared import moved_onto
 from medp2p.errors import RegistrationError
 from medp2p.pose_search import turned_about
 from medp2p.volume import Volume
@@ -54,23 +53,20 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class RigidAlignment:
-    """A prediction where its reference lies, and how far off it was.
+    """How far a prediction is off its reference, and whether to undo it.
 
     Attributes:
-        prediction: On the reference's grid; the given volume itself if it was left.
-        moved: Whether it was interpolated.
-        shift_mm: How far the prediction lay off the reference at the mask's centre: to the
+        moved: Whether the prediction is to be moved by the pose; else it is left as it is.
+        shift_mm: How far the prediction lies off the reference at the mask's centre: to the
             right, front and head.
-        turn_degrees: Angle by which it was turned.
-        displacement_voxels: Root mean square over the mask of how far it was off, in voxels.
+        turn_degrees: Angle by which it is turned.
+        displacement_voxels: Root mean square over the mask of how far it is off, in voxels.
         correlation_before: Of the slightly smoothed images in and around the mask.
         correlation_after: The same once aligned.
-        pose: Where the reference's world lies in the prediction's; the identity if it was left.
-        seen: Voxels of the reference's grid that the prediction covers, all if it was left.
-        note: What was found and done, in one line.
+        pose: Where the reference's world lies in the prediction's; the identity if it is left.
+        note: What was found and is done, in one line.
     """
 
-    prediction: Volume
     moved: bool
     shift_mm: tuple[float, float, float]
     turn_degrees: float
@@ -78,18 +74,17 @@ class RigidAlignment:
     correlation_before: float
     correlation_after: float
     pose: Alignment
-    seen: Mask
     note: str
 
 
-def align_prediction(
+def find_alignment(
     prediction: Volume, reference: Volume, mask: Mask | None, seed: int = 0
 ) -> RigidAlignment:
-    """Undo a small shift and turn between a prediction and its reference.
+    """Find a small shift and turn between a prediction and its reference.
 
     The pose with the least squared error is searched for from the given one; values may be
-    related linearly. The prediction is then interpolated once, linearly; it is left as it is if
-    it is off by less than `SMALLEST_VOXELS`, farther than is believed, or if nothing is gained.
+    related linearly. The prediction is to be left as it is if it is off by less than
+    `SMALLEST_VOXELS`, farther than is believed, or if nothing is gained.
 
     Args:
         prediction: An image of the reference's modality, on the reference's grid.
@@ -98,7 +93,7 @@ def align_prediction(
         seed: Of the compared points. The same seed gives the same result to the last bit.
 
     Returns:
-        The prediction on the reference's grid, and what was found.
+        What was found; `medp2p.compared.with_moved_prediction` undoes it.
 
     Raises:
         RegistrationError: If the mask is tiny, or either image has but one value in it.
@@ -112,7 +107,7 @@ def align_prediction(
         raise ValueError(f"a mask of {inside.shape} for an image of {reference.shape}")
     _check(prediction, reference, inside)
     pose, before, after = _search(prediction, reference, inside, seed)
-    return _undone(prediction, reference, inside, pose, before, after)
+    return _judged(reference, inside, pose, before, after)
 
 
 def _check(prediction: Volume, reference: Volume, inside: Mask) -> None:
@@ -231,13 +226,8 @@ def _correlation(a: Values, b: Values) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
 
 
-def _undone(
-    prediction: Volume,
-    reference: Volume,
-    inside: Mask,
-    pose: Matrix,
-    before: float,
-    after: float,
+def _judged(
+    reference: Volume, inside: Mask, pose: Matrix, before: float, after: float
 ) -> RigidAlignment:
     index = np.argwhere(inside)
     index = index[:: max(1, len(index) // POINTS)]
@@ -252,25 +242,18 @@ def _undone(
         f"and {turn:.2f} degrees, {displacement:.2f} voxels"
     )
     reason = _reason_to_leave(shift, turn, displacement, before, after)
-    alignment, seen = Alignment.identity(), np.ones(reference.shape, dtype=bool)
     if reason:
         note = f"rigid alignment: {found}; left as it is, {reason}"
     else:
-        alignment = Alignment(pose)
-        prediction, seen = moved_onto(
-            prediction, alignment, reference.grid, float(prediction.array.min())
-        )
         note = f"rigid alignment: {found}; moved back (one linear interpolation)"
     return RigidAlignment(
-        prediction=prediction,
         moved=not reason,
         shift_mm=(float(shift[0]), float(shift[1]), float(shift[2])),
         turn_degrees=turn,
         displacement_voxels=displacement,
         correlation_before=before,
         correlation_after=after,
-        pose=alignment,
-        seen=seen,
+        pose=Alignment.identity() if reason else Alignment(pose),
         note=note,
     )
 

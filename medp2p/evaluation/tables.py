@@ -18,6 +18,7 @@ from medp2p.results import (
     Requirement,
     Summary,
     csv_text,
+    error_decimals,
     table_rows,
 )
 
@@ -246,17 +247,18 @@ def _columns(
 ) -> list[Column]:
     units = f" ({profile.units})" if profile.units else ""
     structure = profile.structure.upper().replace("_", "-")
+    decimals = error_decimals(profile)
     columns = [
-        (profile.mae_key, f"MAE{units}", 1),
-        (profile.bias_key, f"bias{units}", 1),
+        (profile.mae_key, f"MAE{units}", decimals),
+        (profile.bias_key, f"bias{units}", decimals),
         ("psnr_db", "PSNR (dB)", 2),
         (profile.structure_key, f"{structure} {profile.name}", 4),
     ]
     if profile.units != "HU":
         return columns
-    columns += [(f"mae_{tissue}_hu", f"MAE {_words(tissue)}", 1) for tissue in tissues]
+    columns += [(f"mae_{tissue}_hu", f"MAE {_words(tissue)}", decimals) for tissue in tissues]
     if tissue_bias:
-        columns += [(f"bias_{tissue}_hu", f"bias {_words(tissue)}", 1) for tissue in tissues]
+        columns += [(f"bias_{tissue}_hu", f"bias {_words(tissue)}", decimals) for tissue in tissues]
     return columns
 
 

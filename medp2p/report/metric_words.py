@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medp2p.metrics import TISSUES_HU, Profile
-from medp2p.results import Evaluation
+from medp2p.results import Evaluation, error_decimals
 
 Best = Literal["low", "high", "0", "1", ""]
 
@@ -251,7 +251,8 @@ _RULES = (
         "mm",
         2,
         "0",
-        "How far the prediction was moved onto the reference before all other metrics.",
+        "How far off the reference the prediction was found to lie. It was moved back before all "
+        "other metrics, unless a note says that it was left.",
         "alignment shift",
     ),
     _Rule(
@@ -260,7 +261,8 @@ _RULES = (
         "°",
         2,
         "0",
-        "How far the prediction was turned onto the reference before all other metrics.",
+        "By how much the prediction was found to be turned against the reference. It was turned "
+        "back before all other metrics, unless a note says that it was left.",
         "alignment turn",
     ),
     _Rule(r"voxels", "voxels", "", 0, "", "Voxels compared.", "voxels"),
@@ -327,7 +329,7 @@ def metric_words(
                 name=name,
                 label=rule.label.format_map(texts),
                 unit=rule.unit.format_map(texts),
-                decimals=rule.decimals,
+                decimals=error_decimals(profile) if rule.unit == _UNITS else rule.decimals,
                 best=rule.best,
                 definition=rule.definition.format_map(texts).replace(" ()", ""),
                 family=rule.family,

@@ -15,7 +15,6 @@ Image = NDArray[np.float32]
 Vector = tuple[float, float, float]
 Place = tuple[int, int, int]
 
-
 SAMPLES = 60_000
 """About as many voxels are looked at where a mean over the body will do."""
 
@@ -27,11 +26,11 @@ def finite(image: Array) -> Image:
 
 
 def grown(region: Mask, mm: float, spacing_mm: Vector) -> Mask:
-    """The region and what is nearer to it than so many mm, at least a voxel, along the axes."""
-    grown = region.view(np.uint8)
+    """The region and the box of so many mm to each side, at least a voxel, around its voxels."""
+    near = region.view(np.uint8)
     for axis, spacing in enumerate(spacing_mm):
-        grown = ndimage.maximum_filter1d(grown, 2 * max(1, round(mm / spacing)) + 1, axis)
-    return grown.view(np.bool_)
+        near = ndimage.maximum_filter1d(near, 2 * max(1, round(mm / spacing)) + 1, axis)
+    return near.view(np.bool_)
 
 
 def spread(values: Array) -> float:

@@ -28,7 +28,6 @@ SIDES = (("left", "right"), ("back", "front"), ("foot", "head"))
 PLANES = ("sagittal", "coronal", "axial")
 """Names of the slices across each axis."""
 
-
 REACH = 6
 """Displacements up to this many voxels along each axis are looked for."""
 MINIMUM_VOXELS = 100

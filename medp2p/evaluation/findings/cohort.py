@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from medp2p.evaluation.findings.consequences import EXPLAINS
+from medp2p.evaluation.findings.tissues import tissue_words
 from medp2p.evaluation.statistics import summarize_values
 from medp2p.results import CaseResult, CohortFinding, Finding, Summary
 
@@ -15,8 +16,6 @@ COHORT_BIAS_HU: Mapping[str, float] = {"soft": 20.0}
 """Mean error of a tissue over the cases, from which on it is said."""
 OTHER_COHORT_BIAS_HU = 40.0
 """The same for tissues that are not among those."""
-
-
 PART_OF: Mapping[str, str] = {"dense_bone": "bone"}
 """Tissues that lie within another: they are not named beside it, and what explains its bias
 explains theirs."""
@@ -94,7 +93,7 @@ def _is_biased(summary: Summary, tissue: str) -> bool:
 
 def _finding(method: str, tissue: str, summary: Summary) -> CohortFinding:
     low, high = summary.interval
-    name = tissue.replace("_", " ")
+    name = tissue_words(tissue)
     direction = "high" if summary.mean > 0 else "low"
     text = (
         f"{name} is too {direction}: over {summary.count} cases, mean {summary.mean:.0f} HU "

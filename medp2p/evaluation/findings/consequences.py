@@ -45,14 +45,14 @@ def without_consequences(found: Sequence[Finding]) -> tuple[Finding, ...]:
     strongest: dict[str, Finding] = {}
     for finding in sorted(found, key=lambda f: (kinds.index(f.kind), -f.value / f.threshold)):
         strongest.setdefault(_group(finding), finding)
-    explained: dict[str, list[str]] = {}
+    explained: dict[str, dict[str, None]] = {}
     kept: list[Finding] = []
     for finding in strongest.values():
         cause = next((f for f in kept if finding.kind in EXPLAINS[f.kind]), None)
         if cause is None:
             kept.append(finding)
         else:
-            explained.setdefault(_group(cause), []).append(finding.kind.replace("_", " "))
+            explained.setdefault(_group(cause), {})[finding.kind.replace("_", " ")] = None
     return tuple(
         replace(f, text=f"{f.text} (may also be behind: {', '.join(explained[_group(f)])})")
         if _group(f) in explained

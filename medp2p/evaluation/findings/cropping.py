@@ -45,17 +45,17 @@ def _lost_end(case: Case, inside: Mask, axis: int, end: int) -> tuple[list[Findi
     if count == slices.size:
         return [], inside
     extent = count * case.spacing_mm[axis]
-    first = np.array(inside.shape) / 2
-    first[axis] = from_end[max(count - 1, 0)]
+    innermost = np.array(inside.shape) / 2
+    innermost[axis] = from_end[max(count - 1, 0)]
     text = (
-        f"the prediction is cropped at the {SIDES[axis][end]}: its outermost {count} "
-        f"{PLANES[axis]} slices ({extent:.0f} mm) show nothing where the reference shows the body; "
-        "check the extent of the source and that every slice was translated"
+        f"the prediction's outermost {count} {PLANES[axis]} slices at the {SIDES[axis][end]} "
+        f"({extent:.0f} mm) show nothing where the reference shows the body; check the extent of "
+        "the source and that every slice was translated"
     )
     lost = inside[slab(axis, from_end[:count])]
     enough = count >= LOST_SLICES and np.count_nonzero(lost) >= LOST_VOXELS
     value = extent if enough else 0.0
-    finding = Finding("cropped", text, value, LOST_MM, case.place(first))
+    finding = Finding("cropped", text, value, LOST_MM, case.place(innermost))
     if value < LOST_MM:
         return [finding], inside
     kept = inside.copy()

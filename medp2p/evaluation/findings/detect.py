@@ -14,7 +14,7 @@ from medp2p.evaluation.findings.consequences import without_consequences
 from medp2p.evaluation.findings.cropping import without_lost_slices
 from medp2p.evaluation.findings.flicker import flicker
 from medp2p.evaluation.findings.identity import constant, copied, mirrored, unrelated
-from medp2p.evaluation.findings.places import bone_holes, local_error
+from medp2p.evaluation.findings.places import local_error, missing_or_added_bone
 from medp2p.evaluation.findings.position import without_shift
 from medp2p.evaluation.findings.sharpness import EDGE_WIDTH, blurred, lost_detail
 from medp2p.evaluation.findings.tissues import biased_tissues
@@ -24,11 +24,10 @@ from medp2p.results import Finding, Values
 
 Detector = Callable[[Case], list[Finding]]
 
-
 BEFORE_CROPPING: tuple[Detector, ...] = (constant, copied, mirrored, unrelated)
 DETECTORS: tuple[Detector, ...] = (
     wrong_units,
-    bone_holes,
+    missing_or_added_bone,
     flat_value,
     biased_tissues,
     flicker,

@@ -32,8 +32,8 @@ def flicker(case: Case) -> list[Finding]:
     spreads = [_flicker(case, axis) for axis in range(3)]
     axis = int(np.argmax(spreads))
     text = (
-        f"the prediction flickers from one {PLANES[axis]} slice to the next: their offsets spread "
-        f"by {case.amount(spreads[axis])}; scroll through another plane, and look at slicewise "
+        f"{PLANES[axis]} slices have offsets of their own, which spread by "
+        f"{case.amount(spreads[axis])}; scroll through another plane, and look at slicewise "
         "normalization"
     )
     return [Finding(f"flicker_{PLANES[axis]}", text, spreads[axis] / case.span, FLICKER_SHARE)]

@@ -11,6 +11,16 @@ from medp2p.evaluation.findings.arrays import Image, correlation, finite, sample
 from medp2p.evaluation.findings.case import Case
 from medp2p.results import Finding
 
+COPY_CORRELATION = 0.999
+"""From this correlation on two images are one, up to a linear change of units."""
+UNRELATED_CORRELATION = 0.35
+"""With less correlation than this a prediction shows something else than the reference."""
+
+MIRRORED_GAIN = 0.02
+"""By so much the prediction's correlation with the reference is higher after it is turned over
+than after it is moved along the same axis."""
+MOVED_SHARE = 0.25
+"""Moves up to this share of the body's extent along the axis are tried."""
 MIRRORED_WORDS = ("left to right", "front to back", "head to foot")
 
 
@@ -18,14 +28,10 @@ def constant(case: Case) -> list[Finding]:
     """The prediction has one value inside."""
     low, high = float(case.predicted.min()), float(case.predicted.max())
     text = (
-        f"the prediction is the constant {case.amount(low)} inside the mask; check that the model "
-        "was applied and that the right file was given"
+        f"every voxel of the prediction is {case.amount(low)} inside the mask; check that the "
+        "model was applied and that the right file was given"
     )
     return [Finding("constant", text, float(low == high), 1.0)]
-
-
-COPY_CORRELATION = 0.999
-"""From this correlation on two images are one, up to a linear change of units."""
 
 
 def copied(case: Case) -> list[Finding]:
@@ -33,22 +39,18 @@ def copied(case: Case) -> list[Finding]:
     found = []
     same = float(np.array_equal(case.predicted, case.true))
     text = (
-        "the prediction equals the reference in every voxel inside the mask; check that the "
-        "reference was not given twice"
+        "both images are equal in every voxel inside the mask; check that the reference was not "
+        "given twice"
     )
     found.append(Finding("copy_of_reference", text, same, 1.0))
     if case.source is not None and not same:
         alike = abs(correlation(case.predicted, case.source[case.inside]))
         text = (
-            f"the prediction is the source (correlation {alike:.4f} inside the mask); check that "
-            "the model was applied and that the right file was given"
+            f"the prediction's correlation with the source is {alike:.4f} inside the mask; check "
+            "that the model was applied and that the right file was given"
         )
         found.append(Finding("copy_of_source", text, alike, COPY_CORRELATION))
     return found
-
-
-UNRELATED_CORRELATION = 0.35
-"""With less correlation than this a prediction shows something else than the reference."""
 
 
 def unrelated(case: Case) -> list[Finding]:
@@ -56,19 +58,12 @@ def unrelated(case: Case) -> list[Finding]:
     if not case.reference_varies:
         return []
     alike = correlation(case.predicted, case.true)
-    what = "is inverted against" if alike < -UNRELATED_CORRELATION else "hardly resembles"
+    what = ": the prediction is inverted" if alike < -UNRELATED_CORRELATION else ""
     text = (
-        f"the prediction {what} the reference: their correlation is {alike:.2f} inside the mask; "
-        "check that both are of one patient and in one position"
+        f"the correlation with the reference is {alike:.2f} inside the mask{what}; check that both "
+        "are of one patient and in one position"
     )
     return [Finding("unrelated", text, 1 - alike, 1 - UNRELATED_CORRELATION)]
-
-
-MIRRORED_GAIN = 0.02
-"""By so much the prediction's correlation with the reference is higher after it is turned over
-than after it is moved along the same axis."""
-MOVED_SHARE = 0.25
-"""Moves up to this share of the body's extent along the axis are tried."""
 
 
 def mirrored(case: Case) -> list[Finding]:
@@ -78,7 +73,9 @@ def mirrored(case: Case) -> list[Finding]:
     nearly symmetric is moved by that as well; so turning must do better than moving alone.
     """
     step = sample_step(case.true.size)
-    index, true = np.argwhere(case.inside)[::step] + case.origin, case.true[::step]
+    sample = np.flatnonzero(case.inside)[::step]
+    index = np.column_stack(np.unravel_index(sample, case.inside.shape)) + case.origin
+    true = case.true[::step]
     alike = correlation(case.predicted[::step], true)
     found = []
     for axis in range(3):
@@ -91,9 +88,9 @@ def mirrored(case: Case) -> list[Finding]:
         if gain >= MIRRORED_GAIN:
             gain = turned - _alike_when_moved(case, index, axis, true)
         text = (
-            f"the prediction is mirrored {MIRRORED_WORDS[axis]}: its correlation with the "
-            f"reference is {alike:.2f}, and {turned:.2f} when it is turned over; check the "
-            "orientation in the header and how the prediction was written"
+            f"the correlation with the reference is {alike:.2f}, but {turned:.2f} when the "
+            f"prediction is turned over, {MIRRORED_WORDS[axis]}; check the orientation in the "
+            "header and how the prediction was written"
         )
         found.append(Finding("mirrored", text, gain, MIRRORED_GAIN))
     return [max(found, key=lambda finding: finding.value)] if found else []

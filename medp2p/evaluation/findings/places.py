@@ -16,15 +16,20 @@ BONE_HU = 400.0
 ADDED_BONE_HU = 600.0
 """The same for bone of the prediction where the reference has none."""
 NO_BONE_HU = 150.0
-
-
 MISSING_BONE_CM3 = 0.3
 """Volume of one connected region of missing bone."""
 ADDED_BONE_CM3 = 1.2
 """Volume of one connected region of added bone."""
 
+LOCAL_MM = 20.0
+"""Edge length of the cube over which the error is averaged."""
+LOCAL_ERROR_SHARE = 0.18
+"""Share of the reference's range."""
+DENSE_HU = 300.0
+"""Where the reference is so many times further from water, as much larger errors are usual."""
 
-def bone_holes(case: Case) -> list[Finding]:
+
+def missing_or_added_bone(case: Case) -> list[Finding]:
     """Bone is missing from the prediction in one connected region, or there is too much."""
     if not case.hu:
         return []
@@ -32,13 +37,13 @@ def bone_holes(case: Case) -> list[Finding]:
     missing = _largest_lack(case, reference > BONE_HU, prediction > NO_BONE_HU)
     added = _largest_lack(case, prediction > ADDED_BONE_HU, reference > NO_BONE_HU)
     found = []
-    for kind, (cm3, place), what, threshold in (
-        ("missing_bone", missing, "lacks bone that the reference has", MISSING_BONE_CM3),
-        ("added_bone", added, "has bone that the reference has not", ADDED_BONE_CM3),
+    for kind, (cm3, place), has, threshold in (
+        ("missing_bone", missing, "only the reference", MISSING_BONE_CM3),
+        ("added_bone", added, "only the prediction", ADDED_BONE_CM3),
     ):
         text = (
-            f"the prediction {what}: {cm3:.1f} cm³ in one piece around voxel {place}; look there "
-            "in the bone window"
+            f"{cm3:.1f} cm³ that {has} has, in one piece around voxel {place}; look there in the "
+            "bone window"
         )
         found.append(Finding(kind, text, cm3, threshold, place))
     return found
@@ -54,14 +59,6 @@ def _largest_lack(case: Case, wanted: Mask, present: Mask) -> tuple[float, Place
     index = np.argwhere(parts == largest)
     middle = index[np.square((index - index.mean(axis=0)) * case.spacing_mm).sum(axis=1).argmin()]
     return len(index) * math.prod(case.spacing_mm) / 1000, case.place(middle)
-
-
-LOCAL_MM = 20.0
-"""Edge length of the cube over which the error is averaged."""
-LOCAL_ERROR_SHARE = 0.18
-"""Share of the reference's range."""
-DENSE_HU = 300.0
-"""Where the reference is so many times further from water, as much larger errors are usual."""
 
 
 def local_error(case: Case) -> list[Finding]:

@@ -37,8 +37,9 @@ def without_shift(case: Case) -> tuple[Case, list[Finding]]:
     voxels = float(np.abs(offset).max())
     value = voxels if resembles and (gain >= SHIFTED_GAIN or not any(best)) else 0.0
     text = (
-        f"the prediction is displaced by {_directions(offset * case.spacing_mm, offset)}; check "
-        "how it was resampled and written, or score again with a rigid alignment"
+        "against the reference, the prediction lies "
+        f"{_directions(offset * case.spacing_mm, offset)}; check how it was resampled and "
+        "written, or score again with a rigid alignment"
     )
     finding = Finding("shifted", text, value, SHIFTED_VOXELS)
     return (_moved_back(case, best) if value >= SHIFTED_VOXELS else case), [finding]
@@ -121,4 +122,4 @@ def _directions(mm: NDArray[np.float64], voxels: NDArray[np.float64]) -> str:
         for axis in range(3)
         if abs(voxels[axis]) >= 0.25
     ]
-    return ", ".join(parts) or f"{np.linalg.norm(mm):.1f} mm"
+    return " and ".join(parts) or "in its place"

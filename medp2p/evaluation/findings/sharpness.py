@@ -32,8 +32,8 @@ def blurred(case: Case) -> list[Finding]:
     if math.isnan(ratio):
         return []
     text = (
-        f"the prediction is blurred: its edges are {ratio:.2f} times as wide as the reference's; "
-        "check its resampling, and mistrust a low mean error"
+        f"the prediction's edges are {ratio:.2f} times as wide as the reference's; check its "
+        "resampling, and mistrust a low mean error"
     )
     threshold = BLURRED_WIDTH_HU if case.hu else BLURRED_WIDTH
     return [Finding("blurred", text, ratio, threshold)]

@@ -79,11 +79,16 @@ def _sudden_step(values: Image, error: Image, border: float) -> float:
 
 
 def _bias_text(tissue: str, hu: float, what: str) -> str:
-    direction = "high" if hu > 0 else "low"
+    direction, name = "high" if hu > 0 else "low", tissue_words(tissue)
     return (
-        f"{tissue} is {abs(hu):.0f} HU too {direction} ({what}); check the CT numbers that the "
-        f"method gives to {tissue}"
+        f"{name} is {abs(hu):.0f} HU too {direction} ({what}); check the CT numbers that the "
+        f"method gives to {name}"
     )
+
+
+def tissue_words(tissue: str) -> str:
+    """Return the name of a tissue class as people say it."""
+    return "soft tissue" if tissue == "soft" else tissue.replace("_", " ")
 
 
 def _step(values: Image, error: Image, border: float) -> float:

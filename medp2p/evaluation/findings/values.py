@@ -13,6 +13,11 @@ WRONG_SCALE = 1.6
 WRONG_OFFSET_SHARE = 0.06
 """Share of the reference's range by which all values are too high or too low."""
 
+FLAT_VALUE_SHARE = 0.03
+"""Share of the voxels inside that have one and the same value."""
+FLAT_VALUE_SPREAD = 0.1
+"""The reference there spreads over at least this share of its range."""
+
 
 def wrong_units(case: Case) -> list[Finding]:
     """The values follow the reference's by another scale or zero.
@@ -43,12 +48,6 @@ def wrong_units(case: Case) -> list[Finding]:
     return found
 
 
-FLAT_VALUE_SHARE = 0.03
-"""Share of the voxels inside that have one and the same value."""
-FLAT_VALUE_SPREAD = 0.1
-"""The reference there spreads over at least this share of its range."""
-
-
 def flat_value(case: Case) -> list[Finding]:
     """Many voxels have exactly one value where the reference varies: cut off, or filled in."""
     step = sample_step(case.true.size)
@@ -61,11 +60,11 @@ def flat_value(case: Case) -> list[Finding]:
         return []
     share = count / predicted.size
     at_end = value in (float(values[0]), float(values[-1]))
-    what = f"cut off {'above' if value == values[-1] else 'below'}" if at_end else "filled with"
+    what = f", and nothing {'higher' if value == values[-1] else 'lower'}," if at_end else ""
     text = (
-        f"the prediction is {what} {case.amount(value)} in {share:.1%} of the mask, where the "
-        f"reference goes from {case.amount(low)} to {case.amount(high)}; check the model's range "
-        "of values and the clipping when it was written"
+        f"the prediction has the one value {case.amount(value)}{what} in {share:.1%} of the mask, "
+        f"where the reference goes from {case.amount(low)} to {case.amount(high)}; check the "
+        "model's range of values and the clipping when it was written"
     )
     kind = "cut_off" if at_end else "filled"
     return [Finding(kind, text, share, FLAT_VALUE_SHARE)]
