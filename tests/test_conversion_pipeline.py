@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from conftest import make_pair, mount, run
 
-from medp2p.conversion import pipeline
 from medp2p.conversion.claims import Claims
 from medp2p.conversion.job import ConversionJob
 from medp2p.conversion.journal import Event, Journal, last_of_each, read_events
 from medp2p.conversion.pipeline import Conversion, convert, next_time
+from medp2p.conversion.run import Run
 from medp2p.conversion.scans import LeftOut, Scan, ScanImage, Worklist
 from medp2p.io import DicomOutput, read_volume
 from medp2p.io.dicom_files import scan_files
@@ -254,8 +254,8 @@ def test_nifti_becomes_dicom_and_dicom_nifti(model, scans, tmp_path):
     assert counts(convert(Worklist(pair), tmp_path / "dicom", job)) == (2, 0, 0, 0)
     as_nifti = make_job(model, kind="nifti")
     assert counts(convert(Worklist(pair), tmp_path / "nifti", as_nifti)) == (2, 0, 0, 0)
-    for scan in pair:
-        series = read_volume(tmp_path / "dicom" / scan.name)
+    for scan, folder in zip(pair, (f"{pair[0].name}.dicom", pair[1].name), strict=True):
+        series = read_volume(tmp_path / "dicom" / folder)
         image = read_volume(tmp_path / "nifti" / f"{scan.name}.nii.gz")
         assert series.modality == image.modality == "CT"
         assert series.array.size == image.array.size
@@ -430,13 +430,13 @@ def test_memory_runs_out_and_batches_halve(model):
 
 def test_scans_under_way_are_bounded_by_memory(model, scans, tmp_path, monkeypatch):
     most = []
-    begin = pipeline._Run._begin
+    begin = Run._begin
 
     def watched(self, one):
         begin(self, one)
         most.append(len(self.under_way))
 
-    monkeypatch.setattr(pipeline._Run, "_begin", watched)
+    monkeypatch.setattr(Run, "_begin", watched)
     job = make_job(model, memory_bytes=int(1.5 * SHAPE[0] * SHAPE[1] * SHAPE[2] * 64))
     assert counts(convert(Worklist(scans[:4]), tmp_path, job)) == (4, 0, 0, 0)
     assert most == [1, 1, 1, 1]
@@ -500,3 +500,34 @@ def test_a_signal_ends_the_run_in_order(model, tmp_path, signals):
     done = {e.scan for e in events if e.kind == "done"}
     assert 0 < len(done) < 60
     assert {p.name[:-7] for p in output.glob("*.nii.gz")} >= done
+
+
+def test_scans_that_arrive_later_are_added(model, tmp_path, caplog):
+    import signal
+
+    scans = tuple(write_mr(tmp_path / "in" / f"mr_{n}.nii.gz", n) for n in range(2))
+    answers = ["lost", "new", "changed"]
+    done: list[str] = []
+
+    def more() -> Worklist:
+        if not answers or (answers[0] == "changed" and len(done) < 2):
+            return Worklist(())
+        answer = answers.pop(0)
+        if answer == "lost":
+            raise OSError("the folder of scans is\ngone")
+        if answer == "new":
+            return Worklist(scans, (LeftOut("scout", "localizer", "a localizer"),))
+        return Worklist((write_mr(tmp_path / "in" / "mr_0.nii.gz", 77),))
+
+    def stop(event: Event) -> None:
+        if event.kind == "done":
+            done.append(event.scan)
+            if len(done) == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    output = tmp_path / "out"
+    result = convert(Worklist(()), output, make_job(model), more=more, on_event=stop)
+    assert (result.ended, result.left) == ("interrupted", 0)
+    assert counts(result) == (3, 0, 1, 0)
+    assert sorted(done) == ["mr_0", "mr_0", "mr_1"]
+    assert "no further scans: the folder of scans is gone" in caplog.messages

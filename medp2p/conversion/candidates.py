@@ -13,7 +13,6 @@ from medp2p.conversion.scans import ScanImage
 from medp2p.conversion.wanted import Refusal
 from medp2p.errors import MedP2PError
 from medp2p.inspection import printable
-from medp2p.io import image_name, image_suffix, is_picture
 from medp2p.io.geometry import refuse_sheared
 from medp2p.volume import Grid, Volume
 
@@ -39,18 +38,15 @@ class Candidate:
     refusal: Refusal | None = None
 
 
-def place_of_file(incoming: Path, path: Path, *, is_scan: bool = True) -> Place:
+def place_of_file(incoming: Path, path: Path) -> Place:
     """Return what names a file."""
     relative = path.relative_to(incoming)
-    stem = image_name(path) if image_suffix(path) or is_picture(path) else path.name
-    tag = path.name[len(stem) :].lower().strip(".").replace(".", "_")
-    return Place((*relative.parts[:-1], stem), tag, str(relative), is_scan=is_scan)
+    return Place(relative.parts[:-1], relative.name)
 
 
 def without_image(incoming: Path, path: Path, refusal: Refusal) -> Candidate:
     """Make the candidate for something that is no image, or cannot be looked at."""
-    place = place_of_file(incoming, path, is_scan=bool(image_suffix(path)))
-    return Candidate(place, ScanImage(path, (path,)), refusal=refusal)
+    return Candidate(place_of_file(incoming, path), ScanImage(path, (path,)), refusal=refusal)
 
 
 def refuse_shear(path: Path, grid: Grid) -> None:

@@ -10,6 +10,7 @@ from medp2p.conversion.candidates import Candidate
 from medp2p.conversion.rules import Rules, fits
 from medp2p.conversion.wanted import Refusal
 from medp2p.errors import ConfigError
+from medp2p.io import image_name
 
 Contrasts = dict[str, list[str]]
 """Names of candidates by the contrast that they are."""
@@ -97,14 +98,14 @@ def _divided(visits: Visits, candidates: Mapping[str, Candidate], rules: Rules) 
     result = []
     for contrasts in visits.values():
         images = [name for names in contrasts.values() for name in names]
-        in_series = any(candidates[name].place.is_series for name in images)
+        in_series = any(candidates[name].place.series for name in images)
         if in_series or all(len(names) == 1 for names in contrasts.values()):
             result.append(contrasts)
             continue
         by_rest: dict[str, Contrasts] = defaultdict(lambda: defaultdict(list))
         for source, names in contrasts.items():
             for name in names:
-                stem = candidates[name].place.parts[-1]
+                stem = image_name(candidates[name].place.file)
                 by_rest[_without_contrast(stem, source, rules)][source].append(name)
         result += list(by_rest.values())
     return result

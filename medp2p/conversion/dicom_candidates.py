@@ -88,9 +88,10 @@ def _uid(series: Series) -> str:
 
 
 def _candidates_of_series(incoming: Path, around: _Around, wanted: Wanted) -> list[Candidate]:
-    whole = [group for group in around.series.groups if not group.is_localizer]
+    groups = around.series.groups
+    whole = [group for group in groups if group.first.file.modality and not group.is_localizer]
     unwanted, rivals = [], []
-    for group in around.series.groups:
+    for group in groups:
         number = whole.index(group) + 1 if group in whole and len(whole) > 1 else 0
         one = _candidate(incoming, around, group, number, wanted)
         refusal = next(_refusals(around, group, one, wanted), None)
@@ -107,14 +108,7 @@ def _candidate(
     """Describe a group of slices, which is ``number`` of several in its series, or 0."""
     file, key = group.first.file, around.series.key
     folder = around.home.relative_to(incoming)
-    end = "_scout" if group.is_localizer else f"_{number}" if number else ""
-    place = Place(
-        parts=folder.parts,
-        tag=f"{key}{end}",
-        file=str(around.paths[0].relative_to(incoming)),
-        is_series=True,
-        is_scan=bool(file.modality) and not is_scout(group),
-    )
+    place = Place(folder.parts, series=f"{key}{_kind_of_image(group, number)}")
     visit = (file.patient, file.study_uid, file.frame_of_reference)
     return Candidate(
         place,
@@ -126,6 +120,15 @@ def _candidate(
         texts=(file.description, folder.name, folder.as_posix(), group.label),
         visit=(str(folder), *visit) if wanted.rules.joined_by == "folder" else visit,
     )
+
+
+def _kind_of_image(group: Group, number: int) -> str:
+    """What tells a group of slices from others in its series, for a name."""
+    if group.is_localizer:
+        return "_scout"
+    if not group.first.file.modality:
+        return "_other"
+    return f"_{number}" if number else ""
 
 
 def _refusals(

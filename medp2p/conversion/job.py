@@ -16,6 +16,7 @@ from medp2p.io import DicomOutput, image_suffix, is_picture
 
 OutputKind = Literal["same", "nifti", "dicom"]
 Guard = Literal["skip", "force", "off"]
+Engine = Literal["local", "ray"]
 
 _SUFFIXES = {".mhd": ".mha", ".nhdr": ".nrrd"}
 """Formats of two files are written as the one of one file."""
@@ -36,13 +37,16 @@ class ConversionJob:
             not say it themselves; model and settings are filled in.
         guard: What becomes of scans that do not look like the training data: they are skipped,
             translated and marked, or not looked at.
-        readers: Processes that read.
-        writers: Threads that write.
+        readers: Processes that read; the local engine's.
+        writers: Threads that write; the local engine's.
         memory_bytes: For all scans under way; None is half of what is free.
         time_limit_seconds: A process that is at one scan for longer is killed.
         until: Local time of day after which no scan is begun.
         hash_names: Messages name no path.
         lease_seconds: As for `medp2p.conversion.claims.Claims`.
+        engine: Who works: this machine, or a Ray cluster that runs already.
+        ray_address: Of the cluster, ``"host:port"``; None is the one that the environment's
+            ``RAY_ADDRESS`` names, or that runs on this machine.
     """
 
     model: Path
@@ -60,12 +64,14 @@ class ConversionJob:
     until: time | None = None
     hash_names: bool = False
     lease_seconds: float = LEASE_SECONDS
+    engine: Engine = "local"
+    ray_address: str | None = None
 
     def settings_hash(self, model_hash: str) -> str:
         """Hash what decides about voxels and headers, but for the scan.
 
-        Devices and batch size are left out: they change the last bits at most, and a run may go
-        on elsewhere. So is the version of medp2p.
+        Devices, batch size and engine are left out: they change the last bits at most, and a run
+        may go on elsewhere. So is the version of medp2p.
         """
         labels = asdict(self.labels)
         labels["deidentify_key"] = labels["deidentify_key"] and labels["deidentify_key"].hex()
@@ -83,9 +89,13 @@ class ConversionJob:
 def output_name(scan: Scan, kind: OutputKind) -> str:
     """Where a scan's result lies below the output folder.
 
-    A name without an image suffix is a folder with a DICOM series.
+    What has an image suffix is a file, anything else a folder with a DICOM series. That of an image
+    file ends in ``.dicom``, since a folder of the file's name may hold other scans.
     """
-    return f"{scan.name}{output_suffix(scan, kind)}"
+    suffix = output_suffix(scan, kind)
+    if not suffix and not is_dicom_image(scan.images[0]):
+        suffix = ".dicom"
+    return scan.name if suffix and scan.name.endswith(suffix) else f"{scan.name}{suffix}"
 
 
 def output_suffix(scan: Scan, kind: OutputKind) -> str:
@@ -103,4 +113,5 @@ def output_suffix(scan: Scan, kind: OutputKind) -> str:
 
 def is_dicom_image(image: ScanImage) -> bool:
     """Whether an image is a DICOM series."""
-    return not is_picture(image.path) and (image.path.is_dir() or not image_suffix(image.path))
+    is_file = is_picture(image.path) or bool(image_suffix(image.path))
+    return bool(image.series) or image.path.is_dir() or not is_file

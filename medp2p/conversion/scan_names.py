@@ -1,59 +1,69 @@
-"""Names of scans by their place: whatever files are called, fit for any file system and unique."""
+"""Names of scans, fit for any file system.
+
+A file is called by its path below the tree, of which ``.nii.gz`` is left off; a DICOM series by its
+folder and ``series-KEY``, with the key that `medp2p inspect` shows. Nothing else decides, so a scan
+keeps its name whatever arrives beside it.
+
+What cannot stand in a name everywhere, or would look like a name of another kind, is replaced and
+followed by ``~`` and a hash. So names differ, and no name is the folder of another. Names that
+differ only in capitals or in how an accent is encoded stay as they are: on a file system that takes
+them for one, the second result is refused, since the first is there.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
-from collections import Counter
-from collections.abc import Collection, Sequence
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from medp2p.conversion.journal import JOURNAL_FOLDER
+from medp2p.conversion.summary import SUMMARY_FILE, SUMMARY_TABLE
+from medp2p.io import image_suffix, is_picture
 
 LONGEST_PART = 200
 """Bytes of a part of a name, so that suffixes fit into the 255 that file systems allow."""
 
+_USUAL_SUFFIX = ".nii.gz"
 _NOT_EVERYWHERE = frozenset('<>:"|?*\\')
+_LIKE_ANOTHER_NAME = re.compile(
+    r"series-[0-9a-f]{8}|.*~[0-9a-f]{8}$|.*\.dicom$", re.IGNORECASE | re.DOTALL
+)
+_OURS = frozenset((JOURNAL_FOLDER, SUMMARY_TABLE, SUMMARY_FILE))
+_DEVICES = frozenset(
+    ("con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)))
+)
+"""Names of no file on Windows, whatever their suffix."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a scan lies.
+    """Where something lies.
 
     Attributes:
-        parts: Of its path below the searched folder: for a file without suffix, for a DICOM series
-            the folder.
-        tag: What tells it from others of the same path: the suffix, or the series' key.
-        file: Its first file below the searched folder.
-        is_series: Whether it is a DICOM series, of which a folder may hold several.
-        is_scan: Whether it could be translated; others never take a scan's name.
+        folders: Below the searched folder.
+        file: Name of the file; of a DICOM series empty.
+        series: Its key, with what tells one kind of image in it from others; else empty.
     """
 
-    parts: tuple[str, ...]
-    tag: str
-    file: str
-    is_series: bool = False
-    is_scan: bool = True
+    folders: tuple[str, ...]
+    file: str = ""
+    series: str = ""
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it could be translated, by its name."""
+        return bool(self.series or _suffix(self.file))
 
 
-def unique_names(places: Sequence[Place]) -> list[str]:
-    """Name every place; names differ on file systems that ignore case, too.
-
-    No scan's name is the folder of another's, so that each can be a folder of its own. A scan keeps
-    its name, whatever else is there, unless that has the same path.
-    """
-    short = ["/".join(map(_portable, _unreserved(place.parts))) for place in places]
-    scans = [_folded(name) for name, p in zip(short, places, strict=True) if p.is_scan]
-    times = Counter(scans)
-    around = {parent for name in scans for parent in _parents(name)}
-    names = [
-        name
-        if place.is_scan and name and times[_folded(name)] == 1 and _folded(name) not in around
-        else _tagged(name, place)
-        for name, place in zip(short, places, strict=True)
-    ]
-    return _with_hash_where_equal(names, places)
+def name_of(place: Place) -> str:
+    """Return the name of what lies there: printable, with forward slashes."""
+    leaf = f"series-{place.series}" if place.series else _leaf(place.file)
+    first, *others = (*map(_portable, place.folders), leaf)
+    if first.casefold() in _OURS:
+        first = _marked(first, first)
+    return "/".join((first, *others))
 
 
 def hashed(name: str) -> str:
@@ -61,45 +71,31 @@ def hashed(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
 
-def _tagged(name: str, place: Place) -> str:
-    if place.is_series:
-        return f"{name}/{place.tag}" if name else place.tag
-    return f"{name}_{place.tag}" if place.tag else name
+def _leaf(file: str) -> str:
+    suffix = _suffix(file)
+    stem = _portable(file.removesuffix(suffix))
+    return stem if suffix == _USUAL_SUFFIX else f"{stem}{suffix}"
 
 
-def _with_hash_where_equal(names: Sequence[str], places: Sequence[Place]) -> list[str]:
-    """Change names that several have; of a scan and something else only the latter's."""
-    everything = Counter(map(_folded, names))
-    scans = Counter(_folded(n) for n, place in zip(names, places, strict=True) if place.is_scan)
-    return [
-        name
-        if (scans if place.is_scan else everything)[_folded(name)] == 1
-        else f"{name}-{hashed(f'{place.file} {place.tag}')[:8]}"
-        for name, place in zip(names, places, strict=True)
-    ]
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _parents(name: str) -> Collection[str]:
-    parts = name.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
-
-
-def _unreserved(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """Keep out of the folder of the journal."""
-    if parts and parts[0].casefold() == JOURNAL_FOLDER:
-        return (f"{parts[0]}?", *parts[1:])
-    return parts
+def _suffix(file: str) -> str:
+    """The suffix of an image, as it is written; empty for anything else."""
+    if is_picture(file):
+        return Path(file).suffix
+    return file[len(file) - len(image_suffix(file)) :]
 
 
 def _portable(part: str) -> str:
-    """Replace what cannot be printed, or be in a name everywhere; a hash keeps names apart."""
+    """Return what a folder, or a file without suffix, is called in names."""
     text = "".join(c if c.isprintable() and c not in _NOT_EVERYWHERE else "_" for c in part)
     text = text.rstrip(" .")
-    if text == part and len(text.encode()) <= LONGEST_PART:
-        return text
+    if text.partition(".")[0].rstrip().casefold() in _DEVICES:
+        text = f"_{text}"
+    is_changed = text != part or len(text.encode()) > LONGEST_PART
+    is_alike = bool(_LIKE_ANOTHER_NAME.match(part) or _suffix(part))
+    return _marked(text, part) if is_changed or is_alike else text
+
+
+def _marked(text: str, part: str) -> str:
+    """Tell a part of a name from all others by a hash."""
     start = text.encode()[: LONGEST_PART - 9].decode(errors="ignore")
-    return f"{start}-{hashed(part)[:8]}"
+    return f"{start}~{hashed(part)[:8]}"

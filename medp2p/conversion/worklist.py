@@ -8,8 +8,9 @@ matched against patterns, and not shown.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ from medp2p.conversion.contrasts import check_sources, join_contrasts
 from medp2p.conversion.dicom_candidates import dicom_candidates
 from medp2p.conversion.file_candidates import file_candidates, other_candidates
 from medp2p.conversion.rules import Rules
-from medp2p.conversion.scan_names import hashed, unique_names
+from medp2p.conversion.scan_names import hashed, name_of
 from medp2p.conversion.scans import LeftOut, Scan, Worklist
-from medp2p.conversion.tree import read_tree
-from medp2p.conversion.wanted import Refusal, wanted_for
+from medp2p.conversion.tree import Tree, read_tree
+from medp2p.conversion.wanted import Refusal, Wanted, wanted_for
+from medp2p.io.dicom_files import Scan as Headers
 from medp2p.io.dicom_files import scan_files
 
 if TYPE_CHECKING:
@@ -49,17 +51,47 @@ def make_worklist(
         ConfigError: If the rules name other contrasts than the model has.
     """
     check_sources(rules, card.source_names)
-    wanted = wanted_for(rules, card)
     tree = read_tree(incoming)
     headers = scan_files(tree.files, progress)
+    found = find_candidates(incoming, tree, headers, wanted_for(rules, card))
+    return join_candidates(found, rules, card)
+
+
+def find_candidates(
+    incoming: Path, tree: Tree, headers: Headers, wanted: Wanted
+) -> dict[str, Candidate]:
+    """Return all that is a scan or could be taken for one, by name and in order of names.
+
+    Args:
+        incoming: The searched folder.
+        tree: What lies there, or a part of it that holds all files of a folder and of a series.
+        headers: Of its files.
+        wanted: What is wanted.
+    """
     found = [
         *dicom_candidates(incoming, headers, wanted),
         *file_candidates(incoming, tree, headers, wanted),
         *other_candidates(incoming, tree, headers),
     ]
-    named = _named(found, hash_names=rules.hash_names)
-    takeable = {name: one for name, one in named.items() if one.refusal is None}
-    refusals = {name: one.refusal for name, one in named.items() if one.refusal}
+    named: dict[str, Candidate] = {}
+    for one in sorted(found, key=lambda one: not one.place.is_image):
+        name = _name(one, wanted.rules)
+        if name in named and not one.place.is_image:
+            name = f"{name}~{hashed(name)[:8]}"
+        named[name] = _one_of_two(named[name], one) if name in named else one
+    return dict(sorted(named.items()))
+
+
+def join_candidates(found: Mapping[str, Candidate], rules: Rules, card: ModelCard) -> Worklist:
+    """Make scans of the images that are wanted; the rest is left out.
+
+    Args:
+        found: By name; images that belong together all or none.
+        rules: What is wanted.
+        card: Of the model.
+    """
+    takeable = {name: one for name, one in found.items() if one.refusal is None}
+    refusals = {name: one.refusal for name, one in found.items() if one.refusal}
     joined, incomplete = join_contrasts(takeable, rules, card.source_names)
     return Worklist(
         tuple(_scan([takeable[name] for name in names], names[0]) for names in joined),
@@ -91,12 +123,19 @@ def shard(worklist: Worklist, number: int, count: int) -> Worklist:
     )
 
 
-def _named(found: Sequence[Candidate], *, hash_names: bool) -> dict[str, Candidate]:
-    """By name, in order."""
-    names = unique_names([one.place for one in found])
-    if hash_names:
-        names = list(map(hashed, names))
-    return dict(sorted(zip(names, found, strict=True), key=lambda pair: pair[0]))
+def _name(candidate: Candidate, rules: Rules) -> str:
+    name = name_of(candidate.place)
+    return hashed(name) if rules.hash_names else name
+
+
+def _one_of_two(first: Candidate, second: Candidate) -> Candidate:
+    """Leave out what cannot be told apart, such as scouts of one series; damage counts more."""
+    refusals = [one.refusal for one in (first, second) if one.refusal]
+    if len(refusals) < 2:
+        refusals = [Refusal("ambiguous", "is there twice under one name", failed=True)]
+    refusal = next((why for why in refusals if why.failed), refusals[0])
+    files = tuple(sorted({*first.image.files, *second.image.files}))
+    return replace(first, image=replace(first.image, files=files), refusal=refusal)
 
 
 def _scan(candidates: Sequence[Candidate], name: str) -> Scan:

@@ -236,15 +236,15 @@ def choose_group(path: Path, scan: Scan, options: DicomOptions) -> Group:
         raise ImageReadError(
             f"{damaged}: {reason}{more}; get it again, or move it elsewhere if it does not matter"
         )
+    series = _chosen_series(path, scan, group_series(scan.frames, options), options)
     left_out = [reason for _, reason in scan.skipped]
     left_out += [frame.file.kind for frame in scan.frames if not frame.file.modality]
-    if left_out and len(left_out) < len(scan.frames) + len(scan.skipped):
+    if left_out:
         _logger.warning(
-            "%s: left out: %s; if these were slices, the series is not whole",
-            path,
+            "series %s: left out beside it: %s; if these were slices, it is not whole",
+            series.key,
             _counted(left_out),
         )
-    series = _chosen_series(path, scan, group_series(scan.frames, options), options)
     return _chosen_group(path, series, options)
 
 
@@ -275,7 +275,8 @@ def choose_stack(
     frames = without_copies(group.frames)
     if len(frames) < len(group.frames):
         copies = len(group.frames) - len(frames)
-        _logger.warning("%s: %d image(s) are there twice and count once", path, copies)
+        key = series_key(group.first.file.series_uid)
+        _logger.warning("series %s: %d image(s) are there twice and count once", key, copies)
     row, column = _mean_directions(frames)
     normal = np.cross(row, column)
     frames = sorted(frames, key=lambda frame: float(np.dot(frame.position_mm or (), normal)))
@@ -450,7 +451,7 @@ def _chosen_group(path: Path, series: Series, options: DicomOptions) -> Group:
     if not groups:
         raise ImageReadError(f"{path}: only localizers (scout images); expected a CT or MR volume")
     if scouts:
-        _logger.warning("%s: %d localizer image(s) left out", path, scouts)
+        _logger.warning("series %s: %d localizer image(s) left out", series.key, scouts)
     if options.group is not None:
         if not 1 <= options.group <= len(groups):
             raise ImageReadError(

@@ -1,0 +1,370 @@
+"""Crews of a Ray cluster: tasks that read and write, actors that predict.
+
+Large parts stay in Ray's object store and go from node to node; here are references to them. The
+claims, the journal and the names of results stay with this process. Ray itself tries nothing
+again (``max_retries=0``): the run does, since it knows whose fault it was. What was on a node
+that is gone is done again, and counts against no scan.
+
+Scans, model and results are on a file system that all nodes share.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from medp2p.conversion.crews import (
+    Begun,
+    Crew,
+    Crews,
+    Done,
+    Ended,
+    Inbox,
+    Lost,
+    Outcome,
+    Ready,
+    Work,
+    Worker,
+    outcome_of,
+    result_of,
+    unexpected,
+)
+from medp2p.conversion.ray_cluster import Node, check_nodes, connection, working_nodes
+from medp2p.conversion.scans import Worklist
+from medp2p.conversion.stages import DeviceSetting, ReadRequest, Setting
+from medp2p.conversion.under_way import memory_bytes_of
+from medp2p.conversion.work import (
+    WriteRequest,
+    begin_predicting,
+    begin_reading,
+    begin_writing,
+    device_setting,
+)
+from medp2p.errors import MedP2PError
+
+_logger = logging.getLogger(__name__)
+
+JOIN_SECONDS = 10.0
+ASK_AGAIN_SECONDS = 1.0
+
+NODE_HAS_DIED = "its node has died"
+"""Ray's words for an actor that is not to blame."""
+
+Request = ReadRequest | WriteRequest
+
+
+@contextmanager
+def ray_crews(setting: Setting, worklist: Worklist) -> Iterator[Crews]:
+    """Make the crews of a run on a cluster that runs already.
+
+    As many scans are read at a time as the cluster has CPUs, less one for each actor.
+
+    Args:
+        setting: Of the run; relative paths are taken from here.
+        worklist: Of the run; its first scan shows whether nodes see the scans.
+
+    Raises:
+        MedP2PError: If there is no cluster, or one of its nodes cannot do the work.
+    """
+    setting = _absolute(setting)
+    job = setting.job
+    with connection(job.ray_address) as ray:
+        nodes = working_nodes(ray)
+        files = [file for scan in worklist.scans[:1] for file in scan.images[0].files[:1]]
+        check_nodes(ray, nodes, setting.output, [file.absolute() for file in (job.model, *files)])
+        inbox: Inbox = queue.SimpleQueue()
+        places = _Places(ray)
+        devices = [
+            partial(Actor, ray, device_setting(setting, device), _threads(nodes), places, inbox)
+            for device in _devices(job.devices, nodes)
+        ]
+        readers = max(1, sum(node.cpus for node in nodes) - len(devices))
+        writers = max(job.writers, readers // 2)
+        most = max(node.memory_bytes for node in nodes)
+        do, shared = ray.remote(_do), ray.put(setting)
+        crews = Crews(
+            Crew([partial(Task, ray, do, begin_reading, shared, most, inbox)] * readers),
+            Crew(devices, depth=2),
+            Crew([partial(Task, ray, do, begin_writing, shared, most, inbox)] * writers),
+            inbox,
+            job.memory_bytes or sum(node.memory_bytes for node in nodes) // 2,
+        )
+        try:
+            yield crews
+        finally:
+            crews.stop()
+
+
+def _absolute(setting: Setting) -> Setting:
+    job = replace(setting.job, model=setting.job.model.absolute())
+    return replace(setting, job=job, output=setting.output.absolute())
+
+
+def _absolute_request(request: Request) -> Request:
+    images = [
+        replace(
+            image,
+            path=image.path.absolute(),
+            files=tuple(file.absolute() for file in image.files),
+        )
+        for image in request.scan.images
+    ]
+    request = replace(request, scan=replace(request.scan, images=tuple(images)))
+    if isinstance(request, WriteRequest):
+        return replace(request, folder=request.folder.absolute())
+    return request
+
+
+def _devices(wanted: Sequence[str], nodes: Sequence[Node]) -> list[str]:
+    """Which device each actor uses: every GPU, else the CPUs of every node."""
+    if any(device not in ("auto", "cpu") for device in wanted):
+        raise MedP2PError(
+            f"--device {' '.join(wanted)}: Ray gives out the GPUs; use auto (all of them) or cpu"
+        )
+    gpus = sum(node.gpus for node in nodes)
+    if "auto" in wanted and gpus:
+        return ["cuda"] * gpus
+    return ["cpu"] * max(len(wanted), len(nodes))
+
+
+class _Places:
+    """Where actors that use CPUs are: the next one goes to the node with the fewest."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._actors: Counter[str] = Counter()
+
+    def take(self) -> str:
+        nodes = [node.id for node in working_nodes(self._ray)]
+        if not nodes:
+            raise MedP2PError("the Ray cluster has no node with a CPU any more")
+        place = min(nodes, key=lambda node: self._actors[node])
+        self._actors[place] += 1
+        return place
+
+    def leave(self, place: str) -> None:
+        self._actors[place] -= 1
+
+
+class _RayWorker(Worker):
+    """A worker of a cluster, whose jobs are followed by threads of this process."""
+
+    def __init__(self, ray: Any, inbox: Inbox, *, is_ready: bool) -> None:
+        super().__init__(is_ready=is_ready)
+        self._ray = ray
+        self._inbox = inbox
+        self._has_ended = threading.Event()
+        self._followers: list[threading.Thread] = []
+
+    def _follow(self, do: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=self._guarded, args=(do, *arguments), daemon=True)
+        self._followers = [t for t in self._followers if t.is_alive()] + [thread]
+        thread.start()
+
+    def _guarded(self, do: Callable[..., None], *arguments: Any) -> None:
+        try:
+            do(*arguments)
+        except self._ray.exceptions.LocalRayletDiedError:
+            self._end(MedP2PError("the Ray node of this process has ended; start it again"))
+        except Exception as error:
+            _logger.debug("a worker of the cluster has ended", exc_info=error)
+            self._end(blameless=self._is_nodes_fault(error))
+
+    def _hear(self, ticket: str, items: Any) -> None:
+        """Wait for what comes of a job: that it begins, large parts, and what it says."""
+        try:
+            self._ray.get(next(items))
+            self._inbox.put(Begun(self))
+            *parts, said = items
+            self._inbox.put(Done(self, ticket, Outcome(self._ray.get(said), tuple(parts))))
+        except self._ray.exceptions.ObjectLostError:
+            self._inbox.put(Lost(self, ticket))
+        except self._ray.exceptions.RayTaskError as error:
+            _logger.debug("unexpected", exc_info=error)
+            self._inbox.put(Done(self, ticket, Outcome(unexpected(error.cause))))
+
+    def _is_nodes_fault(self, error: Exception) -> bool:
+        return isinstance(error, self._ray.exceptions.NodeDiedError)
+
+    def _end(self, refusal: MedP2PError | None = None, *, blameless: bool = False) -> None:
+        """Tell of its end, once."""
+        if not self._has_ended.is_set():
+            self._has_ended.set()
+            self._inbox.put(Ended(self, refusal, blameless))
+
+    def join(self) -> None:
+        """Wait for the threads of one that was killed."""
+        for thread in self._followers:
+            thread.join(JOIN_SECONDS)
+
+
+class Task(_RayWorker):
+    """One CPU's worth of a cluster, wherever Ray finds it.
+
+    Args:
+        ray: The module.
+        do: `_do` as a remote function.
+        begin: Returns what does a job; importable by name.
+        setting: Reference to its argument.
+        most_memory_bytes: Of a node; no job asks for more.
+        inbox: Where messages go.
+    """
+
+    def __init__(
+        self,
+        ray: Any,
+        do: Any,
+        begin: Callable[[Any], Work],
+        setting: Any,
+        most_memory_bytes: int,
+        inbox: Inbox,
+    ) -> None:
+        super().__init__(ray, inbox, is_ready=True)
+        self._do = do
+        self._begin = begin
+        self._setting = setting
+        self._most_memory = most_memory_bytes
+        self._items: Any = None
+
+    def _begin_clock(self) -> None:
+        """It waits for a place first; `Begun` tells of that."""
+
+    def _send(self, ticket: str, job: Request, parts: tuple[Any, ...]) -> None:
+        task = self._do.options(
+            num_cpus=1,
+            memory=min(memory_bytes_of(job.scan), self._most_memory),
+            max_retries=0,
+            num_returns="streaming",
+        )
+        self._items = task.remote(self._begin, self._setting, _absolute_request(job), *parts)
+        self._follow(self._hear, ticket, self._items)
+
+    def kill(self) -> None:
+        """End what it does at once."""
+        self._end()
+        if self.tickets:
+            self._ray.cancel(self._items, force=True)
+
+
+def _do(begin: Callable[[Any], Work], setting: Any, job: Any, *parts: Any) -> Iterator[Any]:
+    """Do a job on a node."""
+    _one_thread()
+    yield from _answers(begin(setting), job, *parts)
+
+
+def _answers(work: Work, job: Any, *parts: Any) -> Iterator[Any]:
+    """Say that a job begins, do it, and give the large parts and what it says."""
+    yield None
+    outcome = outcome_of(work, job, *parts)
+    for part in outcome.parts:  # noqa: UP028 - Ray sends to what is yielded from
+        yield part
+    yield outcome.said
+
+
+def _one_thread() -> None:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+class Actor(_RayWorker):
+    """A device of a cluster, with the model on it.
+
+    Args:
+        ray: The module.
+        setting: What it predicts with.
+        threads: That it computes with where it uses CPUs.
+        places: For devices that are CPUs.
+        inbox: Where messages go.
+    """
+
+    def __init__(
+        self, ray: Any, setting: DeviceSetting, threads: int, places: _Places, inbox: Inbox
+    ) -> None:
+        super().__init__(ray, inbox, is_ready=False)
+        self._threads = threads
+        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
+        if setting.device == "cuda":
+            options |= {"num_gpus": 1}
+        else:
+            affinity = importlib.import_module("ray.util.scheduling_strategies")
+            self._place = places.take()
+            there = affinity.NodeAffinitySchedulingStrategy(self._place, soft=False)
+            options |= {"scheduling_strategy": there}
+        self._places = places
+        self._actor = ray.remote(_Predicting).options(**options).remote()
+        self._follow(self._begin, setting)
+
+    @property
+    def takes_jobs(self) -> bool:
+        """It may wait for its place for long."""
+        return self.is_ready
+
+    def _begin(self, setting: DeviceSetting) -> None:
+        self._ray.get(self._actor.node.remote())
+        self._inbox.put(Begun(self))
+        refusal = self._ray.get(self._actor.begin.remote(setting, self._threads))
+        if refusal:
+            self._end(refusal)
+        else:
+            self._inbox.put(Ready(self))
+
+    def _send(self, ticket: str, job: Any, parts: tuple[Any, ...]) -> None:
+        items = self._actor.predict.options(num_returns="streaming").remote(job, *parts)
+        self._follow(self._hear, ticket, items)
+
+    def _is_nodes_fault(self, error: Exception) -> bool:
+        exceptions = self._ray.exceptions
+        while isinstance(error, exceptions.ActorUnavailableError):  # Ray does not know yet
+            time.sleep(ASK_AGAIN_SECONDS)
+            try:
+                self._ray.get(self._actor.node.remote())
+            except exceptions.RayError as later:
+                error = later
+            else:
+                return True  # it lives, only the network was gone
+        return isinstance(error, exceptions.ActorDiedError) and NODE_HAS_DIED in str(error)
+
+    def _end(self, refusal: MedP2PError | None = None, *, blameless: bool = False) -> None:
+        if not self._has_ended.is_set() and hasattr(self, "_place"):
+            self._places.leave(self._place)
+        super()._end(refusal, blameless=blameless)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._end()
+        self._ray.kill(self._actor)
+
+
+class _Predicting:
+    """The actor on its node."""
+
+    def node(self) -> str:
+        ray = importlib.import_module("ray")
+        return str(ray.get_runtime_context().get_node_id())
+
+    def begin(self, setting: DeviceSetting, threads: int) -> MedP2PError | None:
+        """Load the model; returns why that is refused."""
+        import torch
+
+        torch.set_num_threads(threads)  # Ray lets an actor have one
+        self._work = result_of(begin_predicting, setting)
+        return self._work if isinstance(self._work, MedP2PError) else None
+
+    def predict(self, job: Any, *parts: Any) -> Iterator[Any]:
+        yield from _answers(self._work, job, *parts)
+
+
+def _threads(nodes: Sequence[Node]) -> int:
+    """Threads of every actor that uses CPUs: as many everywhere, so that results are the same."""
+    return int(os.environ.get("OMP_NUM_THREADS") or min(node.cpus for node in nodes))

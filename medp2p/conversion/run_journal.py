@@ -1,0 +1,230 @@
+"""What a run tells its journal and its caller, and what it learns from the journals of others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medp2p import __version__
+from medp2p.conversion.disk import DiskTrouble
+from medp2p.conversion.journal import Event, Journal, Kind
+from medp2p.conversion.records import WRITTEN, Records, Result
+from medp2p.conversion.scans import LeftOut, Scan
+from medp2p.conversion.stages import Failed, Setting, Written
+from medp2p.conversion.under_way import UnderWay
+from medp2p.errors import OutputError
+
+_logger = logging.getLogger(__name__)
+
+Ending = Literal["finished", "interrupted", "until"] | DiskTrouble
+
+
+@dataclass
+class Conversion:
+    """What became of a worklist in one run.
+
+    Attributes:
+        run: Name of the run in the journal.
+        done: Scans translated.
+        unchanged: Scans that had their result already.
+        elsewhere: Scans that another run settled meanwhile.
+        skipped: Scans that the model is not for, those of the worklist included.
+        failed: Scans that could not be translated, those of the worklist included.
+        left: Scans that were not begun, or given up when the run was stopped.
+        ended: Why the run ended.
+        reason: In one line, if it ended early.
+    """
+
+    run: str
+    done: int = 0
+    unchanged: int = 0
+    elsewhere: int = 0
+    skipped: int = 0
+    failed: int = 0
+    left: int = 0
+    ended: Ending = "finished"
+    reason: str = ""
+
+
+_COUNTS = ("done", "unchanged", "elsewhere", "skipped", "failed", "left")
+
+
+class RunJournal:
+    """The journal of one run, with its counts.
+
+    Every method that tells something raises OutputError if the journal cannot be written.
+
+    Args:
+        journal: Of this run.
+        setting: What decides about results.
+        on_event: Called after each event.
+    """
+
+    def __init__(
+        self, journal: Journal, setting: Setting, on_event: Callable[[Event], None] | None
+    ) -> None:
+        self.result = Conversion(journal.run)
+        self.records = Records(setting.output)
+        self._journal = journal
+        self._setting = setting
+        self._on_event = on_event
+        self._settings_of_run: dict[str, str] = {}
+        self._settled: set[str] = set()  # by other runs, since this one began
+
+    def begin(self, scans: int, *, goes_on: bool) -> None:
+        """Tell that the run begins.
+
+        Args:
+            scans: On its worklist, those left out included.
+            goes_on: Whether more may arrive.
+        """
+        self.learn()
+        self._settled.clear()
+        details = {
+            "scans": scans,
+            "goes_on": goes_on,
+            "settings": self._setting.settings_hash,
+            "model": self._setting.job.labels.model_hash,
+            "version": __version__,
+        }
+        self._note("run", details=details)
+
+    def end(self) -> None:
+        """Tell how the run has ended; a disk that refuses this is logged only."""
+        counts = {name: getattr(self.result, name) for name in _COUNTS}
+        try:
+            self._note("ended", code=self.result.ended, reason=self.result.reason, details=counts)
+        except OutputError as error:
+            _logger.warning("%s", error)
+
+    def end_by(self, error: Exception) -> None:
+        """Tell which error has ended the run."""
+        self._note("ended", code="error", reason=one_line(str(error)))
+
+    def learn(self) -> None:
+        """Take in what other runs have done since the last look."""
+        for event in self.records.update():
+            if event.kind == "run":
+                self._settings_of_run[event.run] = str(event.details.get("settings", ""))
+            same = self._settings_of_run.get(event.run) == self._setting.settings_hash
+            is_end = event.kind in ("done", "skipped", "failed")
+            if is_end and same and event.run != self._journal.run:
+                self._settled.add(event.scan)
+
+    def is_settled(self, scan: Scan) -> bool:
+        """Whether another run has settled a scan since this one began, or the scan arrived."""
+        return scan.name in self._settled
+
+    def has_arrived(self, scan: Scan) -> None:
+        """Forget that others have settled a scan: its files may be others now."""
+        self._settled.discard(scan.name)
+
+    def leave_out(self, left_out: LeftOut) -> None:
+        """Tell why a scan is not translated, unless that is its last word already."""
+        kind: Literal["failed", "skipped"] = "failed" if left_out.failed else "skipped"
+        self._count(kind)
+        last = self.records.last.get(left_out.name)
+        known = last and (last.kind, last.code, last.reason)
+        if known != (kind, left_out.code, left_out.reason):
+            self._note(kind, scan=left_out.name, code=left_out.code, reason=left_out.reason)
+
+    def taken(self, scan: Scan) -> None:
+        """Tell that a scan was claimed."""
+        self._note("taken", scan=scan.name)
+
+    def written(self, one: UnderWay, written: Written) -> None:
+        """Tell what a result holds, before it gets its name."""
+        details = {"outputs": _outputs(one, written)}
+        self._note("taken", scan=one.scan.name, key=_key(one), code=WRITTEN, details=details)
+
+    def done(self, one: UnderWay, written: Written) -> None:
+        """Tell that a scan is translated."""
+        assert one.read
+        assert one.prediction
+        stages = {
+            "read": one.read.seconds,
+            "predict": one.prediction.seconds,
+            "write": written.seconds,
+        }
+        quality = {
+            **one.read.quality,
+            "clipped": written.clipped,
+            "batch_size": one.prediction.batch_size,
+        }
+        details = {
+            "outputs": _outputs(one, written),
+            "seconds": round(time.monotonic() - one.began, 3),
+            "stages": {stage: round(seconds, 3) for stage, seconds in stages.items()},
+            "quality": quality,
+        }
+        reasons = one.read.quality.get("guard_reasons", ())
+        self._count("done")
+        self._note(
+            "done",
+            scan=one.scan.name,
+            key=one.read.key,
+            code="guard_forced" if reasons else "",
+            reason="; ".join(reasons),
+            details=details,
+        )
+
+    def unchanged(self, scan: Scan, result: Result) -> None:
+        """Tell that a scan has its result already, unless that is its last word."""
+        self._count("unchanged")
+        event = result.event
+        last = self.records.last.get(scan.name)
+        if last and last.kind == "done" and last.key == event.key:
+            if self._on_event:
+                self._on_event(last)
+            return
+        self._note("done", scan=scan.name, key=event.key, details=event.details)
+
+    def elsewhere(self) -> None:
+        """Count a scan that another run has settled."""
+        self._count("elsewhere")
+
+    def failed(self, one: UnderWay, failed: Failed) -> None:
+        """Tell why a scan was not translated."""
+        kind: Literal["failed", "skipped"] = "skipped" if failed.skipped else "failed"
+        self._count(kind)
+        self._note(
+            kind,
+            scan=one.scan.name,
+            key=failed.key or _key(one),
+            code=failed.code,
+            reason=self._without_paths(one.scan, failed.reason),
+            details={"quality": dict(failed.quality)} if failed.quality else {},
+        )
+
+    def _without_paths(self, scan: Scan, reason: str) -> str:
+        """A reason in one line, and without paths where names are hashed."""
+        if self._setting.job.hash_names:
+            paths = {path for image in scan.images for path in (image.path, *image.files)}
+            names = {str(path) for path in paths} | {str(path.absolute()) for path in paths}
+            for path in sorted(names, key=len, reverse=True):
+                reason = reason.replace(path, scan.name)
+        return one_line(reason)
+
+    def _note(self, kind: Kind, **values: Any) -> None:
+        event = self._journal.add(kind, **values)
+        if self._on_event:
+            self._on_event(event)
+
+    def _count(self, what: str) -> None:
+        setattr(self.result, what, getattr(self.result, what) + 1)
+
+
+def one_line(text: str) -> str:
+    """Put a text into one line."""
+    return " ".join(text.splitlines())
+
+
+def _outputs(one: UnderWay, written: Written) -> dict[str, Any]:
+    return {one.target: written.content.as_values()}
+
+
+def _key(one: UnderWay) -> str:
+    return one.read.key if one.read else ""
