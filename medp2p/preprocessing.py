@@ -528,7 +528,9 @@ def _landmarks(
 
 def _inside(volume: Volume, mask: NDArray[np.bool_]) -> NDArray[Any]:
     """Values inside the body."""
-    inside: NDArray[Any] = volume.array[mask]
+    array = volume.array
+    in_memory_order = array.flags.f_contiguous and mask.flags.f_contiguous
+    inside: NDArray[Any] = array.T[mask.T] if in_memory_order else array[mask]
     if len(inside) < SMALLEST_MASK_VOXELS:
         raise ImageReadError(
             f"{volume.name}: holds {len(inside)} voxels of the body, expected at least "
@@ -549,8 +551,11 @@ def _code(
 ) -> PreparedImage:
     if cleaned.knots is not None:
         values = standardize(values, cleaned.knots)
-    codes = encode(to_unit(values, cleaned.value_range, settings))
-    return PreparedImage(np.ascontiguousarray(codes.transpose(2, 1, 0)), grid, cleaned.value_range)
+    slices = values.transpose(2, 1, 0)
+    codes = np.empty(slices.shape, np.int16)
+    for k, one in enumerate(slices):  # slice by slice it stays in the processor's cache
+        codes[k] = encode(to_unit(one, cleaned.value_range, settings))
+    return PreparedImage(codes, grid, cleaned.value_range)
 
 
 def _empty_volume(grid: Grid) -> Volume:

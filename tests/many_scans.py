@@ -69,8 +69,8 @@ class ManyScans:
 
     Attributes:
         folder: Where.
-        good: Names of the scans that a head MR model is for, each with its format.
-        broken: By name what must be said of the others.
+        good: By place below the folder the formats of the scans that a head MR model is for.
+        broken: By place what must be said of the others.
     """
 
     folder: Path

@@ -335,7 +335,7 @@ def test_two_runs_share_a_folder(model, tmp_path):
     first, second = results
     assert first.done + second.done == 12
     for result in results:
-        assert result.done + result.elsewhere + result.unchanged == 12
+        assert result.done + result.elsewhere + result.unchanged == 12, results
     done = [e.scan for e in read_events(output) if e.kind == "done"]
     assert sorted(done) == sorted(s.name for s in scans)
 

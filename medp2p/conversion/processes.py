@@ -1,8 +1,8 @@
 """Processes that do jobs and may hang or die without harm to anything else.
 
 A `Process` is one process and the pipe to it. Two threads of this process keep the pipe's ends,
-so that nobody else ever waits for it; what comes out is put into an inbox. Arrays travel by
-pickle.
+so that nobody else ever waits for it; what comes out is put into an inbox. Arrays travel as
+`medp2p.conversion.transport` says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from medp2p.conversion.crews import Done, Ended, Inbox, Ready, Work, Worker, outcome_of, result_of
+from medp2p.conversion.transport import receive, send
 from medp2p.errors import MedP2PError
 from medp2p.workers import begin_worker
 
@@ -65,13 +66,13 @@ class Process(Worker):
     def _send_jobs(self) -> None:
         with suppress(OSError):
             while parcel := self._outbox.get():
-                _send(self._pipe, parcel)
+                send(self._pipe, parcel)
 
     def _receive_results(self) -> None:
         refusal = None
         try:
             while True:
-                kind, ticket, result = _receive(self._pipe)
+                kind, ticket, result = receive(self._pipe)
                 if kind == _READY:
                     self._inbox.put(Ready(self))
                 elif kind == _REFUSED:
@@ -93,23 +94,15 @@ def _serve(pipe: Connection, begin: Callable[[Any], Work], setting: Any) -> None
     threading.Thread(target=_fetch_jobs, args=(pipe, jobs), daemon=True).start()
     work = result_of(begin, setting)
     if isinstance(work, MedP2PError):
-        _send(pipe, (_REFUSED, "", work))
+        send(pipe, (_REFUSED, "", work))
         return
-    _send(pipe, (_READY, "", None))
+    send(pipe, (_READY, "", None))
     while True:
         ticket, job, parts = jobs.get()
-        _send(pipe, (_DONE, ticket, outcome_of(work, job, *parts)))
+        send(pipe, (_DONE, ticket, outcome_of(work, job, *parts)))
 
 
 def _fetch_jobs(pipe: Connection, jobs: queue.Queue[tuple[str, Any, tuple[Any, ...]]]) -> None:
     with suppress(EOFError, OSError):
         while True:
-            jobs.put(_receive(pipe))
-
-
-def _send(pipe: Connection, value: Any) -> None:
-    pipe.send_bytes(pickle.dumps(value, protocol=5))
-
-
-def _receive(pipe: Connection) -> Any:
-    return pickle.loads(pipe.recv_bytes())
+            jobs.put(receive(pipe))

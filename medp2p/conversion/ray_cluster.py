@@ -29,7 +29,6 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray says that it will change
 }
 """Environment of this process, set before Ray is imported."""
-"""Of the environment, before Ray is imported."""
 
 START = "start one with `ray start --head`, and join nodes with `ray start --address HOST:6379`"
 

@@ -55,7 +55,8 @@ from medp2p.errors import MedP2PError
 _logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0
-ASK_AGAIN_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""How often threads that wait look whether their worker was killed."""
 
 NODE_HAS_DIED = "its node has died"
 """Ray's words for an actor that is not to blame."""
@@ -82,10 +83,9 @@ def ray_crews(setting: Setting, worklist: Worklist) -> Iterator[Crews]:
         nodes = working_nodes(ray)
         files = [file for scan in worklist.scans[:1] for file in scan.images[0].files[:1]]
         check_nodes(ray, nodes, setting.output, [file.absolute() for file in (job.model, *files)])
-        inbox: Inbox = queue.SimpleQueue()
-        places = _Places(ray)
+        cluster = _Cluster(ray)
         devices = [
-            partial(Actor, ray, device_setting(setting, device), _threads(nodes), places, inbox)
+            partial(Actor, cluster, device_setting(setting, device), _threads(nodes))
             for device in _devices(job.devices, nodes)
         ]
         readers = max(1, sum(node.cpus for node in nodes) - len(devices))
@@ -93,16 +93,17 @@ def ray_crews(setting: Setting, worklist: Worklist) -> Iterator[Crews]:
         most = max(node.memory_bytes for node in nodes)
         do, shared = ray.remote(_do), ray.put(setting)
         crews = Crews(
-            Crew([partial(Task, ray, do, begin_reading, shared, most, inbox)] * readers),
+            Crew([partial(Task, cluster, do, begin_reading, shared, most)] * readers),
             Crew(devices, depth=2),
-            Crew([partial(Task, ray, do, begin_writing, shared, most, inbox)] * writers),
-            inbox,
+            Crew([partial(Task, cluster, do, begin_writing, shared, most)] * writers),
+            cluster.inbox,
             job.memory_bytes or sum(node.memory_bytes for node in nodes) // 2,
         )
         try:
             yield crews
         finally:
             crews.stop()
+            cluster.join()
 
 
 def _absolute(setting: Setting) -> Setting:
@@ -137,56 +138,98 @@ def _devices(wanted: Sequence[str], nodes: Sequence[Node]) -> list[str]:
     return ["cpu"] * max(len(wanted), len(nodes))
 
 
-class _Places:
-    """Where actors that use CPUs are: the next one goes to the node with the fewest."""
+class _Cluster:
+    """What all workers of a run share.
+
+    Args:
+        ray: The module.
+    """
 
     def __init__(self, ray: Any) -> None:
-        self._ray = ray
+        self.ray = ray
+        self.inbox: Inbox = queue.SimpleQueue()
         self._actors: Counter[str] = Counter()
+        self._followers: list[threading.Thread] = []
 
-    def take(self) -> str:
-        nodes = [node.id for node in working_nodes(self._ray)]
+    def take_place(self) -> str:
+        """Return the node for an actor that uses CPUs: the one with the fewest."""
+        nodes = [node.id for node in working_nodes(self.ray)]
         if not nodes:
             raise MedP2PError("the Ray cluster has no node with a CPU any more")
         place = min(nodes, key=lambda node: self._actors[node])
         self._actors[place] += 1
         return place
 
-    def leave(self, place: str) -> None:
+    def leave_place(self, place: str) -> None:
+        """Note that an actor has ended."""
         self._actors[place] -= 1
+
+    def follow(self, do: Callable[..., None], *arguments: Any) -> None:
+        """Wait for something in a thread."""
+        thread = threading.Thread(target=do, args=arguments, daemon=True)
+        self._followers = [t for t in self._followers if t.is_alive()] + [thread]
+        thread.start()
+
+    def join(self) -> None:
+        """Wait for all threads: one that asks Ray after its shutdown would crash."""
+        for thread in self._followers:
+            thread.join(JOIN_SECONDS)
+
+
+class _KilledError(Exception):
+    """The worker was killed while its thread waited."""
 
 
 class _RayWorker(Worker):
     """A worker of a cluster, whose jobs are followed by threads of this process."""
 
-    def __init__(self, ray: Any, inbox: Inbox, *, is_ready: bool) -> None:
+    def __init__(self, cluster: _Cluster, *, is_ready: bool) -> None:
         super().__init__(is_ready=is_ready)
-        self._ray = ray
-        self._inbox = inbox
+        self._cluster = cluster
+        self._ray = cluster.ray
+        self._inbox = cluster.inbox
         self._has_ended = threading.Event()
-        self._followers: list[threading.Thread] = []
 
     def _follow(self, do: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=self._guarded, args=(do, *arguments), daemon=True)
-        self._followers = [t for t in self._followers if t.is_alive()] + [thread]
-        thread.start()
+        self._cluster.follow(self._guarded, do, *arguments)
 
     def _guarded(self, do: Callable[..., None], *arguments: Any) -> None:
         try:
             do(*arguments)
+        except _KilledError:
+            pass
         except self._ray.exceptions.LocalRayletDiedError:
             self._end(MedP2PError("the Ray node of this process has ended; start it again"))
         except Exception as error:
             _logger.debug("a worker of the cluster has ended", exc_info=error)
             self._end(blameless=self._is_nodes_fault(error))
 
+    def _wait(self, waited_for: Any) -> None:
+        """Wait until a reference, or the next one of a job, is there; fetches nothing."""
+        while not self._ray.wait([waited_for], timeout=LOOK_SECONDS, fetch_local=False)[0]:
+            if self._has_ended.is_set():
+                raise _KilledError
+
+    def _get(self, reference: Any) -> Any:
+        self._wait(reference)
+        return self._ray.get(reference)
+
+    def _references(self, items: Any) -> Iterator[Any]:
+        while True:
+            self._wait(items)
+            try:
+                yield next(items)
+            except StopIteration:
+                return
+
     def _hear(self, ticket: str, items: Any) -> None:
         """Wait for what comes of a job: that it begins, large parts, and what it says."""
         try:
-            self._ray.get(next(items))
+            references = self._references(items)
+            self._get(next(references))
             self._inbox.put(Begun(self))
-            *parts, said = items
-            self._inbox.put(Done(self, ticket, Outcome(self._ray.get(said), tuple(parts))))
+            *parts, said = references
+            self._inbox.put(Done(self, ticket, Outcome(self._get(said), tuple(parts))))
         except self._ray.exceptions.ObjectLostError:
             self._inbox.put(Lost(self, ticket))
         except self._ray.exceptions.RayTaskError as error:
@@ -202,34 +245,27 @@ class _RayWorker(Worker):
             self._has_ended.set()
             self._inbox.put(Ended(self, refusal, blameless))
 
-    def join(self) -> None:
-        """Wait for the threads of one that was killed."""
-        for thread in self._followers:
-            thread.join(JOIN_SECONDS)
-
 
 class Task(_RayWorker):
     """One CPU's worth of a cluster, wherever Ray finds it.
 
     Args:
-        ray: The module.
+        cluster: Where.
         do: `_do` as a remote function.
         begin: Returns what does a job; importable by name.
         setting: Reference to its argument.
         most_memory_bytes: Of a node; no job asks for more.
-        inbox: Where messages go.
     """
 
     def __init__(
         self,
-        ray: Any,
+        cluster: _Cluster,
         do: Any,
         begin: Callable[[Any], Work],
         setting: Any,
         most_memory_bytes: int,
-        inbox: Inbox,
     ) -> None:
-        super().__init__(ray, inbox, is_ready=True)
+        super().__init__(cluster, is_ready=True)
         self._do = do
         self._begin = begin
         self._setting = setting
@@ -281,39 +317,33 @@ class Actor(_RayWorker):
     """A device of a cluster, with the model on it.
 
     Args:
-        ray: The module.
+        cluster: Where.
         setting: What it predicts with.
         threads: That it computes with where it uses CPUs.
-        places: For devices that are CPUs.
-        inbox: Where messages go.
     """
 
-    def __init__(
-        self, ray: Any, setting: DeviceSetting, threads: int, places: _Places, inbox: Inbox
-    ) -> None:
-        super().__init__(ray, inbox, is_ready=False)
-        self._threads = threads
+    def __init__(self, cluster: _Cluster, setting: DeviceSetting, threads: int) -> None:
+        super().__init__(cluster, is_ready=False)
+        self._place = "" if setting.device == "cuda" else cluster.take_place()
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-        if setting.device == "cuda":
-            options |= {"num_gpus": 1}
-        else:
+        if self._place:
             affinity = importlib.import_module("ray.util.scheduling_strategies")
-            self._place = places.take()
             there = affinity.NodeAffinitySchedulingStrategy(self._place, soft=False)
-            options |= {"scheduling_strategy": there}
-        self._places = places
-        self._actor = ray.remote(_Predicting).options(**options).remote()
-        self._follow(self._begin, setting)
+            options["scheduling_strategy"] = there
+        else:
+            options["num_gpus"] = 1
+        self._actor = self._ray.remote(_Predicting).options(**options).remote()
+        self._follow(self._begin, setting, threads)
 
     @property
     def takes_jobs(self) -> bool:
         """It may wait for its place for long."""
         return self.is_ready
 
-    def _begin(self, setting: DeviceSetting) -> None:
-        self._ray.get(self._actor.node.remote())
+    def _begin(self, setting: DeviceSetting, threads: int) -> None:
+        self._get(self._actor.is_there.remote())
         self._inbox.put(Begun(self))
-        refusal = self._ray.get(self._actor.begin.remote(setting, self._threads))
+        refusal = self._get(self._actor.begin.remote(setting, threads))
         if refusal:
             self._end(refusal)
         else:
@@ -325,19 +355,19 @@ class Actor(_RayWorker):
 
     def _is_nodes_fault(self, error: Exception) -> bool:
         exceptions = self._ray.exceptions
-        while isinstance(error, exceptions.ActorUnavailableError):  # Ray does not know yet
-            time.sleep(ASK_AGAIN_SECONDS)
+        while isinstance(error, exceptions.ActorUnavailableError):  # not known yet why
+            time.sleep(LOOK_SECONDS)
             try:
-                self._ray.get(self._actor.node.remote())
-            except exceptions.RayError as later:
+                self._get(self._actor.is_there.remote())
+            except (exceptions.RayError, _KilledError) as later:
                 error = later
             else:
                 return True  # it lives, only the network was gone
         return isinstance(error, exceptions.ActorDiedError) and NODE_HAS_DIED in str(error)
 
     def _end(self, refusal: MedP2PError | None = None, *, blameless: bool = False) -> None:
-        if not self._has_ended.is_set() and hasattr(self, "_place"):
-            self._places.leave(self._place)
+        if not self._has_ended.is_set():
+            self._cluster.leave_place(self._place)
         super()._end(refusal, blameless=blameless)
 
     def kill(self) -> None:
@@ -349,9 +379,9 @@ class Actor(_RayWorker):
 class _Predicting:
     """The actor on its node."""
 
-    def node(self) -> str:
-        ray = importlib.import_module("ray")
-        return str(ray.get_runtime_context().get_node_id())
+    def is_there(self) -> bool:
+        """Answer."""
+        return True
 
     def begin(self, setting: DeviceSetting, threads: int) -> MedP2PError | None:
         """Load the model; returns why that is refused."""

@@ -400,10 +400,8 @@ def _clipped_share(
 ) -> float:
     low, high = target_range
     margin = CLIPPED_SHARE_OF_RANGE * (high - low)
-    if result.array.flags.f_contiguous:  # in the order of memory, several times faster
-        values = result.array.T[body.T]
-    else:
-        values = result.array[body]
+    array = result.array  # in the order of memory picking is several times as fast
+    values = array.T[body.T] if array.flags.f_contiguous else array[body]
     at_end = np.count_nonzero(values <= low + margin) + np.count_nonzero(values >= high - margin)
     return round(float(at_end) / max(1, values.size), 6)
 
