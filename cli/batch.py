@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medp2p.conversion.rules import Rules
     from medp2p.conversion.scans import Scan, Worklist
 
+
 def batch(
     incoming: Annotated[
         Path | None,
@@ -197,6 +198,7 @@ def batch(
     from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.rules import load_rules
     from medp2p.conversion.scans import Worklist
+    from medp2p.conversion.stages import hide_paths
 
     if deidentify and deidentify_key is None:
         raise typer.BadParameter(
@@ -248,6 +250,8 @@ def batch(
         ray_address=ray_address,
         **given,
     )
+    if job.hash_names:
+        hide_paths()
     part_of_all = _shard(part)
     hook = Hook(on_done, outgoing) if on_done else None
     card, _ = read_card(model)

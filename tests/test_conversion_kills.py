@@ -37,7 +37,7 @@ sys.path.insert(0, sys.argv[1])
 from test_conversion_pipeline import Worklist, convert, make_job
 model, worklist, output = map(Path, sys.argv[2:])
 scans = pickle.loads(worklist.read_bytes())
-result = convert(Worklist(scans), output, make_job(model))
+result = convert(Worklist(scans), output, make_job(model, readers=2))
 assert (result.ended, result.failed, result.left) == ("finished", 0, 0), result
 """
 

@@ -65,7 +65,7 @@ def scans(tmp_path_factory) -> tuple[Scan, ...]:
 
 
 def make_job(model: Path, **changes) -> ConversionJob:
-    settings = {"devices": ("cpu",), "precision": "fp32", "readers": 2, "guard": "off"}
+    settings = {"devices": ("cpu",), "precision": "fp32", "readers": 1, "guard": "off"}
     return ConversionJob(model, **(settings | changes))
 
 
@@ -312,13 +312,14 @@ def test_a_scan_that_hangs_is_given_up(model, scans, tmp_path):
     os.mkfifo(pipe)
     hanging = Scan("hangs", (ScanImage(pipe, (pipe,)),), 1000)
     output = tmp_path / "out"
-    job = make_job(model, time_limit_seconds=4.0)
+    job = make_job(model, time_limit_seconds=4.0, readers=2)
     result = convert(Worklist((hanging, *scans[:3])), output, job)
     assert counts(result) == (3, 0, 0, 1)
     event = last_of_each(read_events(output))["hangs"]
     assert (event.code, event.reason) == ("time_limit", "took longer than 4 s, so it was given up")
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_folder(model, tmp_path):
     scans = tuple(write_mr(tmp_path / "in" / f"mr_{n}.nii.gz", n) for n in range(12))
     output = tmp_path / "out"
@@ -340,13 +341,15 @@ def test_two_runs_share_a_folder(model, tmp_path):
     assert sorted(done) == sorted(s.name for s in scans)
 
 
-def test_no_scan_is_begun_after_the_time_of_day(model, scans, tmp_path):
+def test_no_scan_is_begun_after_the_time_of_day(model, scans, tmp_path, monkeypatch):
     now = datetime(2024, 5, 1, 23, 30)
     assert next_time(time_of_day(6), now) == datetime(2024, 5, 2, 6)
     assert next_time(time_of_day(23, 45), now) == datetime(2024, 5, 1, 23, 45)
-    job = make_job(model, until=(datetime.now().replace(microsecond=0)).time())
-    result = convert(Worklist(scans[:1]), tmp_path, job)
-    assert result.ended == "finished"  # that is a day away
+    assert next_time(time_of_day(23, 30), now) == datetime(2024, 5, 2, 23, 30)
+    monkeypatch.setattr("medp2p.conversion.run.next_time", lambda _, now: now)
+    result = convert(Worklist(scans), tmp_path, make_job(model, until=time_of_day(6)))
+    assert (result.ended, result.left, result.done) == ("until", 6, 0)
+    assert result.reason == "it is past 06:00; run again to go on"
 
 
 def test_a_device_that_is_not_there_is_refused(model, scans, tmp_path):
@@ -378,6 +381,7 @@ def test_a_full_disk_ends_the_run_in_order(model, tmp_path, size):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_mount_that_turns_read_only_ends_the_run(model, tmp_path):
     scans = tuple(write_mr(tmp_path / "in" / f"mr_{n}.nii.gz", n) for n in range(30))
     output = tmp_path / "out"
@@ -442,6 +446,7 @@ def test_scans_under_way_are_bounded_by_memory(model, scans, tmp_path, monkeypat
     assert most == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_dead_runs_work_is_taken_away_and_done(model, scans, tmp_path):
     """A run of another machine that has died: only its lease frees its scan."""
     output = tmp_path / "out"
@@ -475,7 +480,7 @@ def convert_all(model: Path, incoming: Path, output: Path) -> None:
     sys.exit({"finished": 0, "interrupted": 5}.get(result.ended, 1))
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_run_in_order(model, tmp_path, signals):
     import signal
 

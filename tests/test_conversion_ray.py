@@ -73,7 +73,8 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop all nodes, and see that nothing of them goes on."""
-        pids = set(_children(os.getpid())) - self._others
+        children = set(_children(os.getpid())) - self._others
+        pids = [pid for pid in children if b"ray" in _file(pid, "cmdline")]
         assert pids
         self._nodes.shutdown()
         end = time.monotonic() + 20
@@ -208,10 +209,12 @@ def test_a_scan_that_hangs_or_kills_fails_alone(model, tmp_path, cluster):
 
 
 def _kill_tasks(ended: threading.Event) -> None:
-    """Kill every process of the cluster that does a task."""
+    """Kill every process of the cluster that is at a task for two seconds."""
+    seen: dict[int, float] = {}
     while not ended.wait(0.2):
         for pid in _children(os.getpid()):
-            if _file(pid, "cmdline").startswith(b"ray::_do"):
+            is_at_work = _file(pid, "cmdline").startswith(b"ray::do")
+            if is_at_work and time.monotonic() - seen.setdefault(pid, time.monotonic()) > 2:
                 os.kill(pid, signal.SIGKILL)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from medp2p.conversion.crews import Inbox
 from medp2p.conversion.scans import Worklist
 from medp2p.errors import MedP2PError
+from medp2p.inspection import printable
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def _feed(more: More, inbox: Inbox, ended: threading.Event) -> None:
             trouble = ""
         except (MedP2PError, OSError) as error:
             if str(error) != trouble:
-                _logger.warning("no further scans: %s", " ".join(str(error).splitlines()))
+                _logger.warning("no further scans: %s", printable(str(error)))
             trouble = str(error)
         except BaseException as error:
             inbox.put(Arrived(Worklist(()), error))

@@ -67,6 +67,7 @@ class Process(Worker):
         with suppress(OSError):
             while parcel := self._outbox.get():
                 send(self._pipe, parcel)
+        self._process.kill()  # nothing more will come, or it could not be sent
 
     def _receive_results(self) -> None:
         refusal = None
@@ -79,7 +80,7 @@ class Process(Worker):
                     refusal = result
                 else:
                     self._inbox.put(Done(self, ticket, result))
-        except (EOFError, OSError, pickle.UnpicklingError):
+        except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
             self._process.kill()
         finally:
             self._outbox.put(None)

@@ -19,7 +19,8 @@ from medp2p.conversion.disk import disk_trouble
 from medp2p.conversion.dispatch import Dispatch
 from medp2p.conversion.feeder import Arrived
 from medp2p.conversion.job import output_name
-from medp2p.conversion.run_journal import Conversion, Ending, RunJournal, one_line
+from medp2p.conversion.records import Result
+from medp2p.conversion.run_journal import Conversion, Ending, RunJournal
 from medp2p.conversion.scans import Worklist
 from medp2p.conversion.stages import (
     Failed,
@@ -34,6 +35,7 @@ from medp2p.conversion.under_way import UnderWay, is_disk_space_for, is_room_for
 from medp2p.conversion.waiting import Waiting
 from medp2p.conversion.work import WasPredicted, WasRead
 from medp2p.errors import MedP2PError, OutputError
+from medp2p.inspection import printable
 from medp2p.signals import StopRequest
 
 _logger = logging.getLogger(__name__)
@@ -145,7 +147,7 @@ class Run:
     def _end(self, ending: Ending, reason: str) -> None:
         """Begin no more scans; what is under way goes on."""
         if self.ending is None:
-            self.ending, self.journal.result.reason = ending, one_line(reason)
+            self.ending, self.journal.result.reason = ending, printable(reason)
             _logger.warning("no more scans are begun: %s", self.journal.result.reason)
 
     def _end_by(self, error: OutputError) -> None:
@@ -249,8 +251,7 @@ class Run:
             case Written():
                 self._publish(one, said)
             case Unchanged():
-                self._leave(one)
-                self.journal.unchanged(one.scan, said.result)
+                self._leave_alone(one, said.result)
             case NeedsWork():
                 self._claim(one)
             case Failed():
@@ -276,6 +277,14 @@ class Run:
                 self.dispatch.wait(one, is_first=one.stage != "queued")
 
     # Scans end
+
+    def _leave_alone(self, one: UnderWay, result: Result) -> None:
+        """Count a scan that has its result; who has its claim may be about to say so."""
+        if one.claim is None and not self.journal.is_last_word(one.scan, result):
+            self._claim(one)
+            return
+        self._leave(one)
+        self.journal.unchanged(one.scan, result)
 
     def _publish(self, one: UnderWay, written: Written) -> None:
         """Give a result its name, if the scan is still ours."""

@@ -16,6 +16,7 @@ from medp2p.conversion.scans import LeftOut, Scan
 from medp2p.conversion.stages import Failed, Setting, Written
 from medp2p.conversion.under_way import UnderWay
 from medp2p.errors import OutputError
+from medp2p.inspection import printable
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class RunJournal:
 
     def end_by(self, error: Exception) -> None:
         """Tell which error has ended the run."""
-        self._note("ended", code="error", reason=one_line(str(error)))
+        self._note("ended", code="error", reason=printable(str(error)))
 
     def learn(self) -> None:
         """Take in what other runs have done since the last look."""
@@ -171,16 +172,18 @@ class RunJournal:
             details=details,
         )
 
+    def is_last_word(self, scan: Scan, result: Result) -> bool:
+        """Whether the last that was said of a scan is that this result is done."""
+        last = self.records.last.get(scan.name)
+        return last is not None and (last.kind, last.key) == ("done", result.key)
+
     def unchanged(self, scan: Scan, result: Result) -> None:
         """Tell that a scan has its result already, unless that is its last word."""
         self._count("unchanged")
-        event = result.event
-        last = self.records.last.get(scan.name)
-        if last and last.kind == "done" and last.key == event.key:
-            if self._on_event:
-                self._on_event(last)
-            return
-        self._note("done", scan=scan.name, key=event.key, details=event.details)
+        if not self.is_last_word(scan, result):
+            self._note("done", scan=scan.name, key=result.key, details=result.event.details)
+        elif self._on_event:
+            self._on_event(self.records.last[scan.name])
 
     def elsewhere(self) -> None:
         """Count a scan that another run has settled."""
@@ -206,7 +209,7 @@ class RunJournal:
             names = {str(path) for path in paths} | {str(path.absolute()) for path in paths}
             for path in sorted(names, key=len, reverse=True):
                 reason = reason.replace(path, scan.name)
-        return one_line(reason)
+        return printable(reason)
 
     def _note(self, kind: Kind, **values: Any) -> None:
         event = self._journal.add(kind, **values)
@@ -215,11 +218,6 @@ class RunJournal:
 
     def _count(self, what: str) -> None:
         setattr(self.result, what, getattr(self.result, what) + 1)
-
-
-def one_line(text: str) -> str:
-    """Put a text into one line."""
-    return " ".join(text.splitlines())
 
 
 def _outputs(one: UnderWay, written: Written) -> dict[str, Any]:

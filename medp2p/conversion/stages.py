@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from medp2p.config import PreprocessingSettings
@@ -151,7 +152,16 @@ ReadResult = Unchanged | NeedsWork | Failed | ReadScan
 def begin_reader(setting: Setting) -> Callable[[ReadRequest], ReadResult]:
     """Return what reads scans, for a process of its own."""
     warnings.simplefilter("ignore")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # they name paths
+    if setting.job.hash_names:
+        hide_paths()
     return lambda request: read_scan(request, setting)
+
+
+def hide_paths() -> None:
+    """Keep warnings of this process off the log that name files."""
+    for name in ("medp2p.io", "medp2p.translation"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def read_scan(request: ReadRequest, setting: Setting) -> ReadResult:

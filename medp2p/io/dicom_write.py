@@ -250,8 +250,8 @@ def _warn_unless_transverse(slices: _Slices, name: str) -> None:
     cosines = np.abs([slices.row, slices.column])
     if np.abs(cosines - np.eye(3)[:2]).max() > TRANSVERSE_TOLERANCE:
         _logger.warning(
-            "%s: the slices are not transverse, and planning systems expect a CT that is: "
-            "--reslice axial",
+            "%s: the slices are not transverse, and planning systems expect a CT that is; "
+            "medp2p translate --reslice axial writes one",
             name,
         )
 
