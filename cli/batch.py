@@ -194,18 +194,27 @@ def batch(
         raise typer.BadParameter("name the model", param_hint="--model")
     from medp2p.checkpoint import read_card
     from medp2p.conversion.arrivals import Arrivals
+    from medp2p.conversion.claims import claim_output
     from medp2p.conversion.hooks import Hook
     from medp2p.conversion.job import ConversionJob
+    from medp2p.conversion.journal import read_events
     from medp2p.conversion.rules import load_rules
     from medp2p.conversion.scans import Worklist
     from medp2p.conversion.stages import hide_paths
+    from medp2p.conversion.summary import refuse_foreign_summary, write_summary
 
     if deidentify and deidentify_key is None:
         raise typer.BadParameter(
             "needs --deidentify-key here, so that a second run makes the same ids",
             param_hint="--deidentify",
         )
+    if deidentify and to == "nifti":
+        raise typer.BadParameter(
+            "is for DICOM results; image files hold no patient, and --hash-names hides paths",
+            param_hint="--deidentify",
+        )
     _refuse_nested(incoming, outgoing)
+    refuse_foreign_summary(outgoing)
     wanted = load_rules(
         rules,
         {
@@ -246,6 +255,7 @@ def batch(
         time_limit_seconds=time_limit,
         until=_time_of_day(until),
         hash_names=wanted.hash_names,
+        part=part or "",
         engine=engine,
         ray_address=ray_address,
         **given,
@@ -264,8 +274,10 @@ def batch(
     if dry_run:
         _print_worklist(worklist)
         return
+    claim_output(outgoing, incoming)
     with hook or nullcontext():
         conversion = _convert(worklist, outgoing, job, hook, arrivals)
+        write_summary(outgoing, read_events(outgoing))
     _finish(conversion, outgoing, hook)
 
 
@@ -321,7 +333,7 @@ def _finish(conversion: "Conversion", outgoing: Path, hook: "Hook | None") -> No
     if conversion.ended in ("disk_full", "read_only", "disk_error"):
         raise typer.Exit(1)
     if conversion.failed:
-        good = conversion.done + conversion.unchanged + conversion.elsewhere
+        good = conversion.done + conversion.unchanged
         raise typer.Exit(options.EXIT_SOME_FAILED if good else 1)
     if hook and hook.failed:
         raise typer.Exit(options.EXIT_SOME_FAILED)
@@ -366,9 +378,12 @@ def _time_of_day(text: str | None) -> time_of_day | None:
     if text is None:
         return None
     try:
-        return time_of_day.fromisoformat(text)
+        time = time_of_day.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"--until {text!r}: expected a time of day such as 06:00") from None
+        time = None
+    if time is None or time.tzinfo:
+        raise ConfigError(f"--until {text!r}: expected a time of day such as 06:00")
+    return time
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from medp2p.files import output_errors
+from medp2p.errors import OutputError
+from medp2p.files import output_errors, write_text
 
 LEASE_SECONDS = 120.0
 """A claim that was not touched for so long is free."""
@@ -167,6 +168,33 @@ class Claims:
         with suppress(OSError):
             folder.rename(removed)
             shutil.rmtree(removed, ignore_errors=True)
+
+
+def claim_output(output: Path, incoming: Path) -> None:
+    """Keep a folder for the results of one tree: scans of another may have the same names.
+
+    Args:
+        output: The folder with the results.
+        incoming: The tree of scans.
+
+    Raises:
+        OutputError: If it holds the results of another tree, or cannot be written.
+    """
+    note = output / PRIVATE_FOLDER / "incoming"
+    tree = hashlib.sha256(os.fsencode(incoming.resolve())).hexdigest()
+    try:
+        if not note.exists():
+            write_text(note, tree)
+    except OutputError:  # another run was faster, perhaps
+        if not note.exists():
+            raise
+    with output_errors(note):
+        known = note.read_text(encoding="ascii")
+    if known != tree:
+        raise OutputError(
+            f"{output}: holds results of another folder of scans; name another output, "
+            f"or delete {note} if the scans were moved"
+        )
 
 
 def _this_process() -> dict[str, str | int]:

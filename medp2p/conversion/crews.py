@@ -37,7 +37,8 @@ class Outcome:
 Work = Callable[..., Outcome]
 """Does a job: gets it, and the large parts that earlier stages have made."""
 
-Inbox = queue.SimpleQueue[Any]
+Inbox = queue.Queue[Any]
+"""No SimpleQueue: one of CPython 3.11 waits for ever if a signal comes at a bad moment."""
 
 
 class UnexpectedError(MedP2PError):

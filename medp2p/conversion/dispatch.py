@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from medp2p.conversion.crews import Crews, Ended
-from medp2p.conversion.records import Records
-from medp2p.conversion.stages import ReadRequest
+from medp2p.conversion.run_journal import RunJournal
 from medp2p.conversion.under_way import Stage, UnderWay
 from medp2p.conversion.work import WriteRequest
 from medp2p.errors import MedP2PError
@@ -26,13 +25,13 @@ class Dispatch:
 
     Args:
         crews: The workers.
-        records: What was made before.
+        journal: What was made before.
         time_limit_seconds: A worker that is at one scan for longer is killed.
     """
 
-    def __init__(self, crews: Crews, records: Records, time_limit_seconds: float) -> None:
+    def __init__(self, crews: Crews, journal: RunJournal, time_limit_seconds: float) -> None:
         self._crews = crews
-        self._records = records
+        self._journal = journal
         self._time_limit = time_limit_seconds
         self._waiting: dict[Stage, deque[UnderWay]] = {
             "queued": deque(),
@@ -62,7 +61,7 @@ class Dispatch:
                 break
             one = to_read.popleft()
             one.stage = "reading"
-            reader.give(one.scan.name, self._read_request(one))
+            reader.give(one.scan.name, self._journal.read_request(one))
         while to_predict and (device := self._crews.devices.with_room()):
             one = to_predict.popleft()
             one.stage = "predicting"
@@ -71,15 +70,6 @@ class Dispatch:
             one = to_write.popleft()
             one.stage = "writing"
             writer.give(one.scan.name, _write_request(one), one.rest, one.unit)
-
-    def _read_request(self, one: UnderWay) -> ReadRequest:
-        return ReadRequest(
-            one.scan,
-            one.target,
-            tuple(self._records.results(one.scan.name)),
-            frozenset(self._records.made(one.target)),
-            claimed=one.claim is not None,
-        )
 
     def stop_all_but_writers(self) -> None:
         """Forget what waits, and kill who reads and predicts."""

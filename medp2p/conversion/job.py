@@ -44,6 +44,7 @@ class ConversionJob:
         until: Local time of day after which no scan is begun.
         hash_names: Messages name no path.
         lease_seconds: As for `medp2p.conversion.claims.Claims`.
+        part: Which shard of how many the worklist is, ``"1/3"``; for those who ask how far it is.
         engine: Who works: this machine, or a Ray cluster that runs already.
         ray_address: Of the cluster, ``"host:port"``; None is the one that the environment's
             ``RAY_ADDRESS`` names, or that runs on this machine.
@@ -64,6 +65,7 @@ class ConversionJob:
     until: time | None = None
     hash_names: bool = False
     lease_seconds: float = LEASE_SECONDS
+    part: str = ""
     engine: Engine = "local"
     ray_address: str | None = None
 

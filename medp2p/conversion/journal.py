@@ -119,7 +119,9 @@ def parse_events(lines: bytes) -> Iterator[Event]:
             event = Event(**{name: values[name] for name in Event.__dataclass_fields__})
         except (ValueError, TypeError, KeyError):
             continue
-        if event.kind in get_args(Kind):
+        texts = (event.time, event.run, event.scan, event.key, event.reason, event.code)
+        is_whole = isinstance(event.details, dict) and all(isinstance(t, str) for t in texts)
+        if is_whole and event.kind in get_args(Kind):
             yield event
 
 

@@ -25,7 +25,7 @@ from medp2p.conversion.work import (
 def local_crews(setting: Setting) -> Iterator[Crews]:
     """Make the crews of a run: readers, one process per device, and writers."""
     job = setting.job
-    inbox: Inbox = queue.SimpleQueue()
+    inbox: Inbox = queue.Queue()
     devices = [device_setting(setting, device) for device in job.devices]
     crews = Crews(
         Crew([partial(Process, begin_reading, setting, inbox)] * job.readers),

@@ -57,7 +57,7 @@ class Cluster:
 
     def __init__(self, ray: Any) -> None:
         self.ray = ray
-        self.inbox: Inbox = queue.SimpleQueue()
+        self.inbox: Inbox = queue.Queue()
         self._actors: Counter[str] = Counter()
         self._followers: list[threading.Thread] = []
 

@@ -13,6 +13,8 @@ from medp2p.conversion.journal import JOURNAL_FOLDER, Event, parse_events
 WRITTEN = "written"
 """Code of a ``taken`` event whose results are whole and are about to get their names."""
 
+NOT_OURS = "is there and is not what the journal says, so it is not replaced; move it away"
+
 
 @dataclass(frozen=True)
 class Content:

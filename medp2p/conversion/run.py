@@ -26,6 +26,7 @@ from medp2p.conversion.stages import (
     Failed,
     NeedsWork,
     Setting,
+    Settled,
     Unchanged,
     Written,
     code_of,
@@ -85,7 +86,7 @@ class Run:
         self.goes_on = goes_on
         self.waiting = Waiting()
         self.under_way: dict[str, UnderWay] = {}
-        self.dispatch = Dispatch(crews, journal.records, self.job.time_limit_seconds)
+        self.dispatch = Dispatch(crews, journal, self.job.time_limit_seconds)
         self.ending: Ending | None = None
         self.deadline = math.inf
         if self.job.until:
@@ -121,10 +122,17 @@ class Run:
 
     def _add(self, worklist: Worklist) -> None:
         for left_out in worklist.left_out:
+            self.waiting.forget(left_out.name)
+            self._outdate(left_out.name)
             self.journal.leave_out(left_out)
         for scan in worklist.scans:
-            self.journal.has_arrived(scan)
+            self._outdate(scan.name)
             self.waiting.add(scan)
+
+    def _outdate(self, name: str) -> None:
+        """What is under way of a scan that has changed meanwhile gets no name."""
+        if name in self.under_way:
+            self.under_way[name].is_outdated = True
 
     def _is_over(self) -> bool:
         goes_on = bool(self.waiting.names or self.goes_on) and self.ending is None
@@ -195,9 +203,6 @@ class Run:
         if one.claim is None:
             self._leave(one)
             self.waiting.put_back(one.scan, elsewhere=True)
-        elif self.journal.is_settled(one.scan):
-            self._leave(one)
-            self.journal.elsewhere()
         else:
             self.journal.taken(one.scan)
             one.stage = "queued"
@@ -239,6 +244,9 @@ class Run:
                 self.dispatch.wait(one)
 
     def _take_in_outcome(self, one: UnderWay, said: Any, parts: tuple[Any, ...]) -> None:
+        if one.is_outdated:
+            self._leave(one)
+            return
         match said:
             case WasRead():
                 one.read, one.stage = said, "read"
@@ -254,6 +262,9 @@ class Run:
                 self._leave_alone(one, said.result)
             case NeedsWork():
                 self._claim(one)
+            case Settled():
+                self._leave(one)
+                self.journal.settled(said.end)
             case Failed():
                 self._fail(one, said)
             case _:
@@ -266,7 +277,9 @@ class Run:
             self.crews.forget(message.worker)
             return
         for one in self.dispatch.take_in_end(message, self.under_way):
-            if one.late:
+            if one.is_outdated:
+                self._leave(one)
+            elif one.late:
                 limit = f"{self.job.time_limit_seconds:.0f} s"
                 reason = f"took longer than {limit}, so it was given up"
                 self._fail(one, Failed("time_limit", reason))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from medp2p import __version__
 from medp2p.conversion.disk import DiskTrouble
 from medp2p.conversion.journal import Event, Journal, Kind
 from medp2p.conversion.records import WRITTEN, Records, Result
 from medp2p.conversion.scans import LeftOut, Scan
-from medp2p.conversion.stages import Failed, Setting, Written
+from medp2p.conversion.stages import End, Failed, ReadRequest, Setting, Written
 from medp2p.conversion.under_way import UnderWay
 from medp2p.errors import OutputError
 from medp2p.inspection import printable
@@ -30,8 +31,7 @@ class Conversion:
     Attributes:
         run: Name of the run in the journal.
         done: Scans translated.
-        unchanged: Scans that had their result already.
-        elsewhere: Scans that another run settled meanwhile.
+        unchanged: Scans that had their result already, or got it from another run.
         skipped: Scans that the model is not for, those of the worklist included.
         failed: Scans that could not be translated, those of the worklist included.
         left: Scans that were not begun, or given up when the run was stopped.
@@ -42,7 +42,6 @@ class Conversion:
     run: str
     done: int = 0
     unchanged: int = 0
-    elsewhere: int = 0
     skipped: int = 0
     failed: int = 0
     left: int = 0
@@ -50,7 +49,9 @@ class Conversion:
     reason: str = ""
 
 
-_COUNTS = ("done", "unchanged", "elsewhere", "skipped", "failed", "left")
+EARLIER_RESULT = "; the result of an earlier run is still there"
+
+_COUNTS = ("done", "unchanged", "skipped", "failed", "left")
 
 
 class RunJournal:
@@ -72,8 +73,10 @@ class RunJournal:
         self._journal = journal
         self._setting = setting
         self._on_event = on_event
-        self._settings_of_run: dict[str, str] = {}
-        self._settled: set[str] = set()  # by other runs, since this one began
+        job = setting.job
+        self._settings = {"settings": setting.settings_hash, "guard": job.guard}
+        self._alike: set[str] = set()  # runs with the same settings
+        self._ends: dict[str, dict[str, End]] = {}  # of theirs, since this one began
 
     def begin(self, scans: int, *, goes_on: bool) -> None:
         """Tell that the run begins.
@@ -83,11 +86,12 @@ class RunJournal:
             goes_on: Whether more may arrive.
         """
         self.learn()
-        self._settled.clear()
+        self._ends.clear()
         details = {
             "scans": scans,
             "goes_on": goes_on,
-            "settings": self._setting.settings_hash,
+            "part": self._setting.job.part,
+            **self._settings,
             "model": self._setting.job.labels.model_hash,
             "version": __version__,
         }
@@ -108,28 +112,39 @@ class RunJournal:
     def learn(self) -> None:
         """Take in what other runs have done since the last look."""
         for event in self.records.update():
-            if event.kind == "run":
-                self._settings_of_run[event.run] = str(event.details.get("settings", ""))
-            same = self._settings_of_run.get(event.run) == self._setting.settings_hash
-            is_end = event.kind in ("done", "skipped", "failed")
-            if is_end and same and event.run != self._journal.run:
-                self._settled.add(event.scan)
+            if event.kind == "run" and self._settings.items() <= event.details.items():
+                self._alike.add(event.run)
+            is_of_other = event.run in self._alike and event.run != self._journal.run
+            if is_of_other and event.key and event.kind in get_args(End):
+                self._ends.setdefault(event.scan, {})[event.key] = event.kind  # type: ignore[assignment]
 
-    def is_settled(self, scan: Scan) -> bool:
-        """Whether another run has settled a scan since this one began, or the scan arrived."""
-        return scan.name in self._settled
-
-    def has_arrived(self, scan: Scan) -> None:
-        """Forget that others have settled a scan: its files may be others now."""
-        self._settled.discard(scan.name)
+    def read_request(self, one: UnderWay) -> ReadRequest:
+        """What a reader must know of a scan."""
+        return ReadRequest(
+            one.scan,
+            one.target,
+            tuple(self.records.results(one.scan.name)),
+            frozenset(self.records.made(one.target)),
+            self._ends.get(one.scan.name, {}),
+            claimed=one.claim is not None,
+        )
 
     def leave_out(self, left_out: LeftOut) -> None:
-        """Tell why a scan is not translated, unless that is its last word already."""
-        kind: Literal["failed", "skipped"] = "failed" if left_out.failed else "skipped"
+        """Tell why a scan is not translated, unless that is its last word already.
+
+        A scan that is done stays so when a run does not want it.
+        """
+        kind: End = "failed" if left_out.failed else "skipped"
         self._count(kind)
         last = self.records.last.get(left_out.name)
-        known = last and (last.kind, last.code, last.reason)
-        if known != (kind, left_out.code, left_out.reason):
+        is_known = last and (last.kind, last.code, last.reason) == (
+            kind,
+            left_out.code,
+            left_out.reason,
+        )
+        if last and is_known:
+            self._tell(last)
+        elif not last or (last.kind, kind) != ("done", "skipped"):
             self._note(kind, scan=left_out.name, code=left_out.code, reason=left_out.reason)
 
     def taken(self, scan: Scan) -> None:
@@ -138,39 +153,14 @@ class RunJournal:
 
     def written(self, one: UnderWay, written: Written) -> None:
         """Tell what a result holds, before it gets its name."""
-        details = {"outputs": _outputs(one, written)}
-        self._note("taken", scan=one.scan.name, key=_key(one), code=WRITTEN, details=details)
+        self._note(
+            "taken", scan=one.scan.name, key=_key(one), code=WRITTEN, details=_details(one, written)
+        )
 
     def done(self, one: UnderWay, written: Written) -> None:
         """Tell that a scan is translated."""
-        assert one.read
-        assert one.prediction
-        stages = {
-            "read": one.read.seconds,
-            "predict": one.prediction.seconds,
-            "write": written.seconds,
-        }
-        quality = {
-            **one.read.quality,
-            "clipped": written.clipped,
-            "batch_size": one.prediction.batch_size,
-        }
-        details = {
-            "outputs": _outputs(one, written),
-            "seconds": round(time.monotonic() - one.began, 3),
-            "stages": {stage: round(seconds, 3) for stage, seconds in stages.items()},
-            "quality": quality,
-        }
-        reasons = one.read.quality.get("guard_reasons", ())
         self._count("done")
-        self._note(
-            "done",
-            scan=one.scan.name,
-            key=one.read.key,
-            code="guard_forced" if reasons else "",
-            reason="; ".join(reasons),
-            details=details,
-        )
+        self._done(one.scan, _key(one), _details(one, written))
 
     def is_last_word(self, scan: Scan, result: Result) -> bool:
         """Whether the last that was said of a scan is that this result is done."""
@@ -180,25 +170,34 @@ class RunJournal:
     def unchanged(self, scan: Scan, result: Result) -> None:
         """Tell that a scan has its result already, unless that is its last word."""
         self._count("unchanged")
-        if not self.is_last_word(scan, result):
-            self._note("done", scan=scan.name, key=result.key, details=result.event.details)
-        elif self._on_event:
-            self._on_event(self.records.last[scan.name])
+        if self.is_last_word(scan, result):
+            self._tell(self.records.last[scan.name])
+        else:
+            self._done(scan, result.key, result.event.details)
 
-    def elsewhere(self) -> None:
-        """Count a scan that another run has settled."""
-        self._count("elsewhere")
+    def settled(self, end: End) -> None:
+        """Count a scan that a run beside this one has ended with."""
+        self._count(end)
+
+    def _done(self, scan: Scan, key: str, details: Mapping[str, Any]) -> None:
+        reasons = details.get("quality", {}).get("guard_reasons", ())
+        code, reason = "guard_forced" if reasons else "", "; ".join(reasons)
+        self._note("done", scan=scan.name, key=key, code=code, reason=reason, details=details)
 
     def failed(self, one: UnderWay, failed: Failed) -> None:
         """Tell why a scan was not translated."""
-        kind: Literal["failed", "skipped"] = "skipped" if failed.skipped else "failed"
+        kind: End = "skipped" if failed.skipped else "failed"
         self._count(kind)
+        reason = self._without_paths(one.scan, failed.reason)
+        is_there = os.path.lexists(self._setting.output / one.target)
+        if is_there and self.records.results(one.scan.name) and failed.code != "foreign_output":
+            reason += EARLIER_RESULT
         self._note(
             kind,
             scan=one.scan.name,
             key=failed.key or _key(one),
             code=failed.code,
-            reason=self._without_paths(one.scan, failed.reason),
+            reason=reason,
             details={"quality": dict(failed.quality)} if failed.quality else {},
         )
 
@@ -212,7 +211,9 @@ class RunJournal:
         return printable(reason)
 
     def _note(self, kind: Kind, **values: Any) -> None:
-        event = self._journal.add(kind, **values)
+        self._tell(self._journal.add(kind, **values))
+
+    def _tell(self, event: Event) -> None:
         if self._on_event:
             self._on_event(event)
 
@@ -220,8 +221,25 @@ class RunJournal:
         setattr(self.result, what, getattr(self.result, what) + 1)
 
 
-def _outputs(one: UnderWay, written: Written) -> dict[str, Any]:
-    return {one.target: written.content.as_values()}
+def _details(one: UnderWay, written: Written) -> dict[str, Any]:
+    """What is to be known of a result."""
+    assert one.read
+    assert one.prediction
+    stages = {
+        "read": one.read.seconds,
+        "predict": one.prediction.seconds,
+        "write": written.seconds,
+    }
+    return {
+        "outputs": {one.target: written.content.as_values()},
+        "seconds": round(time.monotonic() - one.began, 3),
+        "stages": {stage: round(seconds, 3) for stage, seconds in stages.items()},
+        "quality": {
+            **one.read.quality,
+            "clipped": written.clipped,
+            "batch_size": one.prediction.batch_size,
+        },
+    }
 
 
 def _key(one: UnderWay) -> str:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from medp2p.config import PreprocessingSettings
 from medp2p.conversion.guard import judge
 from medp2p.conversion.job import ConversionJob, output_suffix
-from medp2p.conversion.records import Content, Result, content_of, holds
+from medp2p.conversion.records import NOT_OURS, Content, Result, content_of, holds
 from medp2p.conversion.scans import Scan, ScanImage
 from medp2p.dicom_source import DicomSource
 from medp2p.errors import (
@@ -87,6 +87,9 @@ class Setting:
     fingerprint: Mapping[str, Any]
 
 
+End = Literal["failed", "skipped"]
+
+
 @dataclass(frozen=True)
 class ReadRequest:
     """A scan to be read, if it must be.
@@ -96,6 +99,7 @@ class ReadRequest:
         target: Where its result will lie below the output folder.
         results: What was made of it before.
         made: What runs have written at ``target``.
+        ends: How runs beside this one have ended with it, without a result, by key.
         claimed: Whether it may be read; otherwise only looked at.
     """
 
@@ -103,6 +107,7 @@ class ReadRequest:
     target: str
     results: tuple[Result, ...]
     made: frozenset[Content]
+    ends: Mapping[str, End]
     claimed: bool
 
 
@@ -116,6 +121,13 @@ class Unchanged:
 @dataclass(frozen=True)
 class NeedsWork:
     """There is none, and the scan was only looked at."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A run beside this one has found that the same scan cannot, or should not, be translated."""
+
+    end: End
 
 
 @dataclass(frozen=True)
@@ -146,7 +158,7 @@ class ReadScan:
     seconds: float
 
 
-ReadResult = Unchanged | NeedsWork | Failed | ReadScan
+ReadResult = Unchanged | NeedsWork | Settled | Failed | ReadScan
 
 
 def begin_reader(setting: Setting) -> Callable[[ReadRequest], ReadResult]:
@@ -179,6 +191,8 @@ def read_scan(request: ReadRequest, setting: Setting) -> ReadResult:
         return Unchanged(intact)
     if not request.claimed:
         return NeedsWork()
+    if key in request.ends:
+        return Settled(request.ends[key])
     target = output / request.target
     if _exists(target) and not holds(target, set(request.made)):
         return Failed("foreign_output", f"{request.target}: {NOT_OURS}", key)
@@ -189,7 +203,6 @@ def read_scan(request: ReadRequest, setting: Setting) -> ReadResult:
     return result if _is_unchanged(scan, before) else Failed("changed_while_read", CHANGED, key)
 
 
-NOT_OURS = "is there and is not what the journal says, so it is not replaced; move it away"
 CHANGED = "its files changed while they were read; run again when nobody writes to them"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections import Counter
@@ -12,14 +13,20 @@ from datetime import datetime
 from pathlib import Path
 from statistics import median
 
+from medp2p.conversion.claims import PRIVATE_FOLDER
 from medp2p.conversion.journal import Event, last_of_each
-from medp2p.files import write_text
+from medp2p.conversion.records import content_of
+from medp2p.errors import OutputError
+from medp2p.files import output_errors, write_text
 from medp2p.results import FORMULA_STARTS
 
 SUMMARY_TABLE = "summary.csv"
 SUMMARY_FILE = "summary.json"
 RATE_WINDOW_SECONDS = 600.0
 """The rate is that of the last ten minutes of the run."""
+
+HASHES_KEPT = 10
+"""So many runs may write a summary at the same moment."""
 
 _STATES = ("done", "skipped", "failed", "taken")
 _COLUMNS = ("scan", "state", "code", "reason", "outputs", "seconds", "guard_score", "clipped")
@@ -33,10 +40,10 @@ class Progress:
         counts: Scans by state: ``done``, ``skipped``, ``failed``, and ``taken`` for those that a
             run began and has not ended.
         codes: How many skipped and failed scans have which reason, the most frequent first.
-        total: Scans on the worklist of the latest run.
+        total: Scans on the worklist of the latest run, or of the latest of each shard.
         per_hour: Scans that were done per hour, lately; 0 if none was.
         seconds: Median time from taking a scan to its result; None if none is done.
-        ended: How the latest run ended, None if it has not said so.
+        ended: How the latest run, or the latest of each shard, ended; None if one has not said.
         hooks_failed: For so many scans the command after them has not succeeded.
     """
 
@@ -54,20 +61,29 @@ def progress_of(events: Sequence[Event]) -> Progress:
     last = last_of_each(events)
     states: Counter[str] = Counter(event.kind for event in last.values())
     codes = Counter(e.code for e in last.values() if e.kind in ("skipped", "failed"))
-    runs = [event for event in events if event.kind == "run"]
-    ends = [
-        event for event in events if event.kind == "ended" and runs and event.run == runs[-1].run
-    ]
+    runs = _latest_runs(events)
+    ends = {event.run: event.code for event in events if event.kind == "ended"}
+    endings = [ends.get(run.run) for run in runs]
     seconds = [float(e.details["seconds"]) for e in last.values() if "seconds" in e.details]
     return Progress(
         counts={state: states.get(state, 0) for state in _STATES},
         codes=dict(codes.most_common()),
-        total=int(runs[-1].details.get("scans", 0)) if runs else 0,
+        total=sum(int(run.details.get("scans", 0)) for run in runs),
         per_hour=_per_hour(events),
         seconds=median(seconds) if seconds else None,
-        ended=(ends[-1].code or "finished") if ends else None,
+        ended=None if None in endings else ", ".join(sorted({str(end) for end in endings})),
         hooks_failed=_hooks_failed(events),
     )
+
+
+def _latest_runs(events: Sequence[Event]) -> list[Event]:
+    """The latest run; if it did one shard of several, the latest of each shard."""
+    runs = [event for event in events if event.kind == "run"]
+    count = str(runs[-1].details.get("part", "")).partition("/")[2] if runs else ""
+    if not count:
+        return runs[-1:]
+    shards = {str(run.details.get("part", "")): run for run in runs}
+    return [run for part, run in shards.items() if part.partition("/")[2] == count]
 
 
 def _hooks_failed(events: Sequence[Event]) -> int:
@@ -108,10 +124,9 @@ def write_summary(output: Path, events: Sequence[Event]) -> None:
     """Write one row per scan as CSV, and counts with all rows as JSON.
 
     Raises:
-        OutputError: If they cannot be written.
+        OutputError: If they cannot be written, or something is there that no run has written.
     """
     rows = [_row(event) for _, event in sorted(last_of_each(events).items())]
-    write_text(output / SUMMARY_TABLE, _csv(rows), overwrite=True)
     progress = progress_of(events)
     values = {
         "counts": progress.counts,
@@ -119,7 +134,37 @@ def write_summary(output: Path, events: Sequence[Event]) -> None:
         "hooks_failed": progress.hooks_failed,
         "scans": rows,
     }
-    write_text(output / SUMMARY_FILE, json.dumps(values, indent=1) + "\n", overwrite=True)
+    texts = {SUMMARY_TABLE: _csv(rows), SUMMARY_FILE: json.dumps(values, indent=1) + "\n"}
+    for name, text in texts.items():
+        _write_over_own(output, name, text)
+
+
+def refuse_foreign_summary(output: Path) -> None:
+    """Look before a run whether its summary can be written.
+
+    Raises:
+        OutputError: If something is there that no run has written.
+    """
+    for name in (SUMMARY_TABLE, SUMMARY_FILE):
+        _own_hashes(output, name)
+
+
+def _write_over_own(output: Path, name: str, text: str) -> None:
+    known = _own_hashes(output, name)
+    new = hashlib.sha256(text.encode()).hexdigest()
+    note = "\n".join([*known[1 - HASHES_KEPT :], new]) + "\n"
+    write_text(output / PRIVATE_FOLDER / f"{name}.sha256", note, overwrite=True)
+    write_text(output / name, text, overwrite=True)
+
+
+def _own_hashes(output: Path, name: str) -> list[str]:
+    """Hashes of what runs have written to a file; refuses what they have not."""
+    path, note = output / name, output / PRIVATE_FOLDER / f"{name}.sha256"
+    with output_errors(path):
+        known = note.read_text(encoding="ascii").split() if note.exists() else []
+        if path.exists() and content_of(path).sha256 not in known:
+            raise OutputError(f"{path}: no run has written what is there; move it away")
+    return known
 
 
 def _csv(rows: Sequence[dict[str, str | float]]) -> str:

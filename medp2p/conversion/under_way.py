@@ -49,6 +49,7 @@ class UnderWay:
         writes: How often it was begun to be written.
         deaths: How many workers died at it.
         late: Whether its worker was killed for being late.
+        is_outdated: Whether its files have changed since it was begun.
     """
 
     scan: Scan
@@ -64,6 +65,7 @@ class UnderWay:
     writes: int = 0
     deaths: int = 0
     late: bool = False
+    is_outdated: bool = False
 
     def step_back(self) -> None:
         """Return to the stage before the one that broke off."""

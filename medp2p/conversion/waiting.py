@@ -29,6 +29,11 @@ class Waiting:
         self._elsewhere.pop(scan.name, None)
         self._scans[scan.name] = scan
 
+    def forget(self, name: str) -> None:
+        """Leave out what waits under a name."""
+        self._scans.pop(name, None)
+        self._elsewhere.pop(name, None)
+
     def put_back(self, scan: Scan, *, elsewhere: bool = False) -> None:
         """Let a scan wait again, unless it has come again meanwhile.
 
