@@ -352,7 +352,8 @@ def _time_work(job: Any) -> float:
 
 def _read(scan: Scan, reader: Callable[[ReadRequest], ReadResult]) -> ReadScan:
     """Read a scan that was never translated."""
-    result = reader(ReadRequest(scan, f"{scan.name}.none", (), frozenset(), claimed=True))
+    request = ReadRequest(scan, f"{scan.name}.none", (), frozenset(), {}, claimed=True)
+    result = reader(request)
     assert isinstance(result, ReadScan), result
     return result
 

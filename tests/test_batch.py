@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from conftest import make_pair, refused, run
 
-from medp2p.conversion.journal import read_events
+from medp2p.conversion.hooks import Hook
+from medp2p.conversion.journal import Event, Journal, read_events
 from medp2p.io import read_volume
 
 ODD_NAME = "a 'quoted' name"
@@ -108,11 +109,13 @@ def test_a_command_that_failed_is_run_again_and_one_that_succeeded_is_not(
     ("more", "reason"),
     [
         (["--until", "25:00"], "expected a time of day such as 06:00"),
+        (["--until", "06:00+02:00"], "expected a time of day such as 06:00"),
         (["--shard", "4/3"], "expected I/N with I from 1 to N"),
         (["--on-done", "echo done"], "no {} in 'echo done'"),
         (["--on-done", "echo '{}"], "check the quotes"),
         (["--since", "yesterday"], "since: "),
         (["--deidentify", "--to", "dicom"], "needs --deidentify-key"),
+        (["--deidentify", "--deidentify-key", __file__, "--to", "nifti"], "is for DICOM results"),
     ],
 )
 def test_wrong_options_are_refused_before_any_work(
@@ -142,6 +145,87 @@ def test_shards_share_the_scans(incoming, tiny_model, tmp_path, capsys):
         lines = said.splitlines()
         scans += [line.split("  ")[1] for line in lines if line.startswith("translate")]
     assert len(scans) == len(set(scans)) == 3
+
+
+def test_a_summary_that_no_run_has_written_is_not_replaced(incoming, tiny_model, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    mine = output / "summary.csv"
+    mine.write_text("my own table\n")
+    said = refused(capsys, *batch(incoming, output, tiny_model))
+    assert "no run has written what is there; move it away" in said
+    assert mine.read_text() == "my own table\n"
+    assert sorted(path.name for path in output.iterdir()) == ["summary.csv"]
+
+
+def test_results_of_two_trees_are_not_mixed(incoming, tiny_model, tmp_path, capsys):
+    output, other = tmp_path / "out", tmp_path / "other"
+    nothing = ("--exclude", "*")
+    assert run(capsys, *batch(incoming, output, tiny_model, *nothing))[0] == 0
+    incoming.rename(other)
+    said = refused(capsys, *batch(other, output, tiny_model, *nothing))
+    assert "holds results of another folder of scans" in said
+    (output / ".medp2p" / "incoming").unlink()
+    assert run(capsys, *batch(other, output, tiny_model, *nothing))[0] == 0
+
+
+def test_status_adds_up_shards(tmp_path, capsys):
+    for part, scans in (("1/2", 3), ("2/2", 4), ("1/2", 3)):
+        with Journal(tmp_path) as journal:
+            journal.add("run", details={"scans": scans, "part": part})
+            if part == "1/2":
+                journal.add("ended", code="finished")
+            journal.add("done", scan="a")
+    _, said, _ = run(capsys, "batch", "--status", tmp_path)
+    assert said.startswith("1 of 7 scans: 1 done")
+    assert "the latest run goes on" in said
+
+
+def test_damaged_lines_of_a_journal_are_left_out(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.add("done", scan="a")
+        with journal.path.open("a") as file:
+            line = journal.path.read_text().splitlines()[0]
+            file.write(line.replace('"details":{}', '"details":[]') + "\n")
+            file.write(line.replace('"scan":"a"', '"scan":["b"]') + "\n")
+    assert [event.scan for event in read_events(tmp_path)] == ["a"]
+
+
+def test_two_runs_give_a_result_to_a_command_once(tmp_path):
+    log, output = tmp_path / "log", tmp_path / "out"
+    program = (
+        "import sys, time; time.sleep(0.1); open(sys.argv[1], 'a').write(sys.argv[2] + chr(10))"
+    )
+    command = shlex.join([sys.executable, "-c", program, str(log), "{}"])
+    events = [
+        Event("done", "", "r", f"s{n}", f"k{n}", details={"outputs": {f"{n}.nii": {}}})
+        for n in range(4)
+    ]
+    with Hook(command, output) as one, Hook(command, output) as other:
+        for event in events:
+            one.start(event)
+            other.start(event)
+    with Hook(command, output) as later:
+        later.start(events[0])
+    assert sorted(log.read_text().split()) == [str(output / f"{n}.nii") for n in range(4)]
+
+
+def test_a_command_that_hangs_when_a_run_ends_is_killed_and_run_again(tmp_path):
+    mark = tmp_path / "began"
+    command = shlex.join(["sh", "-c", 'echo x >> "$0"; sleep 600', str(mark), "{}"])
+    event = Event("done", "", "r", "s", "k", details={"outputs": {"a.nii": {}}})
+    for _ in range(2):
+        began = time.monotonic()
+        with Hook(command, tmp_path / "out") as hook:
+            hook.start(event)
+            count = len(mark.read_text()) if mark.exists() else 0
+            while not mark.exists() or len(mark.read_text()) == count:
+                time.sleep(0.05)
+                assert time.monotonic() - began < 20
+            hook.drop_waiting(grace_seconds=0.2)
+        assert time.monotonic() - began < 30
+    assert mark.read_text().split() == ["x", "x"]
+    assert not [e for e in read_events(tmp_path / "out") if e.kind == "hook"]
 
 
 @pytest.mark.slow

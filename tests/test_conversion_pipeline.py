@@ -206,6 +206,100 @@ def test_a_result_without_its_done_line_is_recognized(undisturbed, model, scans,
     assert {e.kind for e in last_of_each(read_events(output)).values()} == {"done"}
 
 
+def test_a_forced_result_stays_marked(model, scans, tmp_path):
+    """However often it is looked at, and if the run was killed before it said so."""
+    output = tmp_path / "out"
+    convert(Worklist(scans[:1]), output, make_job(model))
+    journal = next((output / "journal").iterdir())
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    written = next(line for line in lines if line["code"] == "written")
+    written["details"]["quality"]["guard_reasons"] = ["darker than expected"]
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in (*lines[:2], written)))
+    for left_out in ((), (LeftOut("mr_0", "pattern", "is not wanted"),), ()):
+        worklist = Worklist(() if left_out else scans[:1], left_out)
+        convert(worklist, output, make_job(model, guard="force"))
+        event = last_of_each(read_events(output))["mr_0"]
+        assert (event.kind, event.code) == ("done", "guard_forced")
+        assert event.reason == "darker than expected"
+        assert event.details["outputs"]
+
+
+def test_what_another_run_did_not_want_is_translated(model, scans, tmp_path):
+    output = tmp_path / "out"
+
+    def leave_out(event: Event) -> None:
+        if event.kind == "run":
+            with Journal(output) as journal:
+                settings = {name: event.details[name] for name in ("settings", "guard")}
+                journal.add("run", details=settings)
+                journal.add("skipped", scan="mr_0", code="pattern", reason="is not wanted")
+                journal.add("done", scan="mr_1", key="of other files")
+
+    result = convert(Worklist(scans[:2]), output, make_job(model), on_event=leave_out)
+    assert counts(result) == (2, 0, 0, 0)
+
+
+def test_what_another_run_found_to_be_damaged_is_not_read_again(model, scans, tmp_path):
+    output, other = tmp_path / "out", tmp_path / "other"
+    convert(Worklist(scans[:1]), other, make_job(model))
+    key = last_of_each(read_events(other))["mr_0"].key
+
+    def fail(event: Event) -> None:
+        if event.kind == "run":
+            with Journal(output) as journal:
+                settings = {name: event.details[name] for name in ("settings", "guard")}
+                journal.add("run", details=settings)
+                journal.add("failed", scan="mr_0", key=key, code="unreadable", reason="is cut off")
+
+    result = convert(Worklist(scans[:1]), output, make_job(model), on_event=fail)
+    assert counts(result) == (0, 0, 0, 1)
+    assert last_of_each(read_events(output))["mr_0"].kind in ("failed", "taken")
+    assert not (output / "mr_0.nii.gz").exists()
+
+
+def test_an_earlier_result_of_a_scan_that_fails_now_is_named(model, tmp_path):
+    output, path = tmp_path / "out", tmp_path / "in" / "mr.nii.gz"
+    scan = write_mr(path, 1)
+    convert(Worklist((scan,)), output, make_job(model))
+    path.write_bytes(path.read_bytes()[:-300])
+    convert(Worklist((scan,)), output, make_job(model))
+    event = last_of_each(read_events(output))["mr"]
+    assert (event.kind, event.code) == ("failed", "unreadable")
+    assert event.reason.endswith("; the result of an earlier run is still there")
+
+
+def test_a_scan_that_turns_out_damaged_while_under_way_is_not_done(model, tmp_path):
+    output, scan = tmp_path / "out", write_mr(tmp_path / "in" / "mr.nii.gz", 1)
+    news = [Worklist((), (LeftOut("mr", "damaged", "a part is cut off", failed=True),))]
+    taken, stop = threading.Event(), threading.Event()
+
+    def more() -> Worklist:
+        taken.wait(60)
+        return news.pop() if news else Worklist(())
+
+    def note(event: Event) -> None:
+        if event.kind == "taken":
+            taken.set()
+        if event.kind in ("failed", "done"):
+            stop.set()
+
+    worker = Run._look_at_the_time
+
+    def look(self: Run) -> None:
+        if stop.is_set() and not self.under_way:
+            self.stop.requested = True
+        worker(self)
+
+    Run._look_at_the_time = look  # type: ignore[method-assign]
+    try:
+        result = convert(Worklist((scan,)), output, make_job(model), more=more, on_event=note)
+    finally:
+        Run._look_at_the_time = worker  # type: ignore[method-assign]
+    assert counts(result) == (0, 0, 0, 1)
+    assert last_of_each(read_events(output))["mr"].code == "damaged"
+    assert not (output / "mr.nii.gz").exists()
+
+
 def test_damaged_scans_fail_alone(model, scans, tmp_path):
     empty, text = tmp_path / "empty.nii.gz", tmp_path / "text.nii.gz"
     empty.touch()
