@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_phantoms import CT, paint, repeated, save, setting, slices
+from dicom_phantoms import CT, paint, repeated, save, setting, slices, uid
 from test_worklist import TWO, contrast, model, names, place, series, worklist, write_image
 
 from medp2p.checkpoint import ModelCard
@@ -210,6 +210,35 @@ def test_contrasts_wait_for_each_other(tree):
     assert names(watched.settled()) == ["q/x_t1"]
 
 
+def test_files_of_two_patients_are_never_joined(tree):
+    watched = Watched(tree, TWO)
+    write_image(tree / "p1_t1.nii.gz")
+    watched.after(6)
+    write_image(tree / "p2_t2.nii.gz")
+    found = watched.settled()
+    assert found.scans == ()
+    assert [one.code for one in found.left_out] == ["missing_contrast"] * 2
+    write_image(tree / "p1_t2.nii.gz")
+    (scan,) = watched.settled().scans
+    assert [image.path.name for image in scan.images] == ["p1_t1.nii.gz", "p1_t2.nii.gz"]
+
+
+def test_another_kind_of_image_in_a_series_does_not_bring_the_first_again(tree):
+    watched = Watched(tree)
+    series(tree / "p")
+    (first,) = watched.settled().scans
+    derived = paint(setting(ImageType=["DERIVED", "SECONDARY", "MPR"])(slices()), 2)
+    for k, ds in enumerate(derived):
+        ds.SOPInstanceUID = uid("derived", k)
+        save(ds, tree / "p" / f"derived_{k}.dcm")
+    found = watched.settled()
+    assert found.scans == ()
+    (left,) = found.left_out
+    assert left.code == "derived"
+    assert left.name != first.name
+    assert left.name.partition("_")[0] == first.name.partition("_")[0]
+
+
 def test_headers_are_read_once(tree, monkeypatch):
     looked_at: list[Path] = []
 
@@ -257,6 +286,11 @@ def test_parts_share_what_arrives(tree):
 def test_patterns_of_other_contrasts_are_refused(tree):
     with pytest.raises(ConfigError, match="the model has t1, t2"):
         Watched(tree, TWO, rules=Rules(sources={"t1": "*T1*"}))
+
+
+def test_a_rule_for_another_modality_is_refused(tree):
+    with pytest.raises(ConfigError, match="modality: found CT, expected MR"):
+        Watched(tree, rules=Rules(modality="CT"))
 
 
 def change(rng: np.random.Generator, tree: Path, number: int) -> None:

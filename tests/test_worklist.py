@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import nibabel as nib
@@ -64,13 +65,16 @@ def model(sources: tuple[str, ...] = ("mr",), **settings: object) -> ModelCard:
     return ModelCard(load_config(overrides=named), sources, (-1024.0, 3071.0))
 
 
+OF_CT = model(("ct",), preprocessing__source__modality="CT")
+
+
 def worklist(tree: Path, card: ModelCard | None = None, **rules: object) -> Worklist:
     return make_worklist(tree, load_rules(overrides=rules), card or model())
 
 
 def place(name: str) -> str:
-    """The folder of a DICOM series that is called by its key alone, any other name as it is."""
-    return re.sub("/series-[0-9a-f]{8}$", "", name)
+    """The folder of DICOM images that are called by series and kind, any other name as it is."""
+    return re.sub("/series-[0-9a-f]{8}_[0-9a-f]{6}$", "", name)
 
 
 def names(found: Worklist) -> list[str]:
@@ -139,13 +143,26 @@ def test_dicom_and_other_files_at_any_depth(tmp_path):
     assert (header.suffix, voxels.suffix) == (".mhd", ".zraw")
 
 
+def test_a_tree_in_which_all_is_hidden_is_not_passed_over(tmp_path):
+    assert worklist(tmp_path) == Worklist(())
+    write_image(tmp_path / ".cache" / "x.nii")
+    one = only(worklist(tmp_path))
+    assert (one.name, one.code, one.failed) == (".cache", "hidden", False)
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / "README.txt").touch()
+    assert only(worklist(tmp_path)).reason.startswith("2 hidden files or folders and nothing else")
+    assert only(worklist(tmp_path, hash_names=True)).name != ".DS_Store"
+    write_image(tmp_path / "y.nii")
+    assert worklist(tmp_path).left_out == ()
+
+
 def test_several_series_in_one_folder(tmp_path):
     for number in range(3):
         for k, ds in enumerate(paint(slices(name=f"series {number}"), number)):
             save(ds, tmp_path / "flat" / f"IM{k:03d}{number}")
     found = worklist(tmp_path)
     keys = [scan.images[0].series for scan in found.scans]
-    assert [scan.name for scan in found.scans] == [f"flat/series-{key}" for key in keys]
+    assert [scan.name[:-7] for scan in found.scans] == [f"flat/series-{key}" for key in keys]
     assert len(set(keys)) == 3
     assert len({read(scan)[0].array.tobytes() for scan in found.scans}) == 3
 
@@ -274,8 +291,39 @@ def test_a_damaged_file_by_itself_is_reported(tmp_path):
     found = worklist(tmp_path)
     assert names(found) == ["good"]
     assert [(one.name, one.code, one.failed) for one in found.left_out] == [
-        ("bad/x.dcm", "damaged", True)
+        ("bad/damaged files", "damaged", True)
     ]
+
+
+def test_damaged_files_of_a_series_or_a_folder_are_one(tmp_path):
+    for k, ds in enumerate(paint(slices(), 2)):
+        save(ds, tmp_path / "p" / f"part_{k % 2}" / f"{k}.dcm")
+    for file in (tmp_path / "p").rglob("*.dcm"):
+        content = file.read_bytes()
+        file.write_bytes(content[: content.index(uid("first", "series").encode()) + 100])
+    for number in range(4):
+        (tmp_path / f"{number}.dcm").write_bytes(b"garbage")
+    count = AXIAL.shape[2]
+    found = worklist(tmp_path)
+    loose, of_series = found.left_out
+    assert (loose.name, loose.code, loose.failed) == ("damaged files", "damaged", True)
+    assert loose.reason == "4 damaged files, the first: 0.dcm: not DICOM; get them again"
+    assert re.fullmatch("p/series-[0-9a-f]{8}_damaged", of_series.name)
+    assert of_series.reason.startswith(f"{count} damaged files, the first: 0.dcm: ")
+    assert of_series.failed
+    hashed = worklist(tmp_path, hash_names=True)
+    assert not [one.reason for one in hashed.left_out if ".dcm" in one.reason]
+
+
+def test_what_helps_is_named_in_whole_sentences(tmp_path):
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4))
+    image.set_qform(np.diag([1, 1, 1, 1]) + np.eye(4, k=3) * 25, 1)
+    image.to_filename(tmp_path / "it's two, places.nii")
+    reason = only(worklist(tmp_path)).reason
+    assert reason.startswith("sform and qform place a corner voxel 25 mm apart")
+    assert reason.endswith("; choose: medp2p convert … --nifti-frame sform|qform")
+    hashed = only(worklist(tmp_path, hash_names=True)).reason
+    assert hashed == reason
 
 
 @pytest.mark.parametrize("damage", ["empty", "garbage", "cut", "sheared"])
@@ -353,14 +401,63 @@ def test_a_localizer_in_a_series_does_not_keep_it_out(tmp_path):
     series(tmp_path / "s", with_localizer(slices()))
     found = worklist(tmp_path)
     assert names(found) == ["s"]
-    assert codes(found) == {f"{found.scans[0].name}_scout": "localizer"}
+    assert codes(found) == {f"s/series-{found.scans[0].images[0].series}_scout": "localizer"}
     assert read(found.scans[0])[0].shape == AXIAL.shape
+
+
+KINDS = {
+    "plain": setting(),
+    "derived": setting(ImageType=["DERIVED", "PRIMARY", "MPR"]),
+    "echo": setting(EchoNumbers=2, EchoTime="90"),
+    "phase": setting(ImageType=["ORIGINAL", "PRIMARY", "P"]),
+    "scout": setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+}
+"""Kinds of image of one series."""
+LABELS = {
+    "plain": "*echo 1*ORIGINAL?PRIMARY?M",
+    "derived": "*DERIVED*",
+    "echo": "*echo 2*",
+    "phase": "*ORIGINAL?PRIMARY?P",
+}
+"""What tells them apart, as `medp2p inspect` shows it."""
+
+
+@pytest.mark.parametrize("order", list(permutations(["plain", "derived", "phase"])))
+def test_a_kind_of_image_keeps_its_name_whatever_others_come(tmp_path, order):
+    """Nor does it come again, or is read from other files."""
+    known: dict[str, Scan] = {}
+    for kind in (*order, "echo", "scout"):
+        datasets = paint(KINDS[kind](slices()), 2)
+        for k, ds in enumerate(datasets):
+            ds.SOPInstanceUID = uid(kind, k)
+            save(ds, tmp_path / "p" / f"{kind}_{k:02d}.dcm")
+        found = worklist(tmp_path)
+        assert len({one.name for one in (*found.scans, *found.left_out)}) == len(found.scans) + len(
+            found.left_out
+        )
+        for chosen in ("plain", "derived", "echo", "phase"):
+            taken = worklist(tmp_path, include=LABELS[chosen], derived=True).scans
+            for scan in taken:
+                assert {file.name[: len(chosen)] for file in scan.images[0].files} == {chosen}
+                assert known.setdefault(chosen, scan) == scan
+                assert read(scan)[0].shape == AXIAL.shape
+    assert len({scan.name for scan in known.values()}) == len(known) == 4
+
+
+def test_kinds_of_image_in_one_file_are_told_apart(tmp_path):
+    echoes = repeated(2, EchoNumbers=lambda t, _: t + 1, EchoTime=lambda t, _: str(20 + 80 * t))
+    write(tmp_path / "s", echoes(slices()), 2, multi_frame=True)
+    scans = [worklist(tmp_path, include=f"*at {ms} ms*").scans[0] for ms in (20, 100)]
+    assert scans[0].name != scans[1].name
+    assert scans[0].images[0].files == scans[1].images[0].files
+    voxels = [read(scan)[0].array for scan in scans]
+    assert not np.array_equal(*voxels)
 
 
 def test_synthetic_images_of_ours_are_no_inputs(tmp_path):
     source = read_volume(series(tmp_path / "source", slices(CT)))
     write_dicom_series(source, tmp_path / "made")
-    found = worklist(tmp_path, modality="CT", derived=True)
+    found = worklist(tmp_path, OF_CT, derived=True)
     assert names(found) == ["source"]
     assert list(codes(found).values()) == ["synthetic"]
 
@@ -436,9 +533,15 @@ def test_a_ct_model_takes_ct(tmp_path):
     series(tmp_path / "ct", slices(CT))
     write_image(tmp_path / "x_ct.nii")
     write_image(tmp_path / "x_mr.nii")
-    ct_model = model(("ct",), preprocessing__source__modality="CT")
-    assert names(worklist(tmp_path, ct_model)) == ["ct", "x_ct.nii"]
-    assert names(worklist(tmp_path, modality="CT")) == ["ct", "x_ct.nii"]
+    assert names(worklist(tmp_path, OF_CT)) == ["ct", "x_ct.nii"]
+    assert names(worklist(tmp_path, OF_CT, modality="CT")) == ["ct", "x_ct.nii"]
+
+
+def test_a_rule_for_another_modality_than_the_model_s_is_refused(tmp_path):
+    series(tmp_path / "ct", slices(CT))
+    for card, other in ((model(), "CT"), (OF_CT, "MR")):
+        with pytest.raises(ConfigError, match=f"found {other}, expected .*; leave the rule out"):
+            worklist(tmp_path, card, modality=other)
 
 
 def test_rules_from_a_file(tmp_path):
@@ -535,6 +638,62 @@ def test_contrasts_in_files(tmp_path):
     pairs = [[image.path.name for image in scan.images] for scan in found.scans]
     assert pairs[2] == ["p2_T1w.nii.gz", "p2_T2w.nii.gz"]
     assert codes(found) == {"b/p3_T1w": "missing_contrast"}
+
+
+def test_files_of_two_patients_are_never_joined(tmp_path):
+    write_image(tmp_path / "p1_t1.nii.gz")
+    write_image(tmp_path / "p2_t2.nii.gz")
+    for rules in ({}, {"sources": {"t1": "*t1*", "t2": "*t2*"}}, {"joined_by": "folder"}):
+        found = worklist(tmp_path, TWO, **rules)
+        assert found.scans == ()
+        assert codes(found) == {"p1_t1": "missing_contrast", "p2_t2": "missing_contrast"}
+        assert "under a name that is the same but for that" in found.left_out[0].reason
+    write_image(tmp_path / "p1_t2.nii")
+    for rules in ({}, {"sources": {"t1": "*T1*", "t2": "*_t2"}}):
+        found = worklist(tmp_path, TWO, **rules)
+        (scan,) = found.scans
+        assert [image.path.name for image in scan.images] == ["p1_t1.nii.gz", "p1_t2.nii"]
+        assert codes(found) == {"p2_t2": "missing_contrast"}
+
+
+@pytest.mark.parametrize(
+    ("stems", "patterns", "joined"),
+    [
+        (("t1", "T2w"), None, True),
+        (("t1", "p1_t2"), None, False),
+        (("p1_t1_3", "p1_t2_4"), None, False),
+        (("sub-1_mprage", "sub-1_tse"), ("*mprage*", "*tse*"), True),
+        (("sub-1_mprage", "sub-2_tse"), ("*mprage*", "*tse*"), False),
+        (("sub-1_mprage", "sub-2_tse"), ("sub-?_mprage", "sub-?_tse"), False),
+        (("sub-1_mprage", "sub-2_tse"), ("sub-[12]_mprage", "sub-[12]_tse"), False),
+        (("sub-1_mprage", "sub-1_tse"), ("sub-[12]_mprage", "sub-[12]_tse"), True),
+        (("mprage sag", "tse ax"), ("mprage sag", "tse ax"), True),
+        (("mprage sag", "tse ax"), ("*mprage*", "*tse*"), False),
+        (("first", "second"), ("p/first.*", "p/second.*"), True),
+        (("1_a", "2_a"), ("p/1_*", "p/2_*"), True),
+        (("1_a", "2_b"), ("p/1_*", "p/2_*"), False),
+    ],
+)
+def test_names_of_files_must_be_the_same_but_for_the_contrast(tmp_path, stems, patterns, joined):
+    for stem in stems:
+        write_image(tmp_path / "p" / f"{stem}.nii.gz")
+    rules = {"sources": dict(zip(TWO.source_names, patterns, strict=True))} if patterns else {}
+    found = worklist(tmp_path, TWO, **rules)
+    assert [scan.name for scan in found.scans] == ([f"p/{stems[0]}"] if joined else [])
+    assert len(found.left_out) == (0 if joined else 2)
+
+
+def test_a_sidecar_says_the_contrast_and_the_name_whose_it_is(tmp_path):
+    for stem, description in {
+        "sub-01_T1w": "Sag MPRAGE",
+        "sub-01_T2w": "Ax TSE",
+        "sub-02_T1w": "Sag MPRAGE",
+    }.items():
+        write_image(tmp_path / f"{stem}.nii.gz")
+        (tmp_path / f"{stem}.json").write_text(json.dumps({"SeriesDescription": description}))
+    found = worklist(tmp_path, TWO, sources={"t1": "*mprage*", "t2": "*tse*"})
+    assert names(found) == ["sub-01_T1w"]
+    assert codes(found) == {"sub-02_T1w": "missing_contrast"}
 
 
 def test_contrasts_joined_by_folder(tmp_path):
@@ -639,10 +798,13 @@ def test_a_tree_that_is_a_link(tmp_path):
 
 
 LOOK = """
-import sys
+import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_worklist import worklist
+worklist(Path(sys.argv[1]))  # all that is needed is imported now
+if os.geteuid() == 0:  # root may look at everything
+    os.setuid(65534)
 for one in worklist(Path(sys.argv[1])).left_out:
     print(one.name, one.code, one.failed)
 """
@@ -660,8 +822,7 @@ def test_what_may_not_be_looked_at_is_reported(tmp_path):
     for name, mode in closed.items():
         (tmp_path / name).chmod(mode)
     command = [sys.executable, "-B", "-c", LOOK, str(tmp_path), str(Path(__file__).parent)]
-    nobody = 65534 if os.geteuid() == 0 else None  # root may look at everything
-    done = subprocess.run(command, capture_output=True, text=True, check=False, user=nobody)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     for name in closed:
         (tmp_path / name).chmod(0o755)
     assert done.returncode == 0, done.stderr
@@ -715,8 +876,8 @@ def told(found: Worklist) -> str:
 def check_that_nothing_is_told(tree: Path, caplog: pytest.LogCaptureFixture) -> list[Worklist]:
     caplog.clear()
     lists = [
-        worklist(tree, modality=modality, hash_names=hashed, **rules)
-        for modality in ("MR", "CT")
+        worklist(tree, card, hash_names=hashed, **rules)
+        for card in (model(), OF_CT)
         for hashed in (False, True)
         for rules in ({"since": "2019-08-24"}, {"exclude": "*whim??cal*"}, {})
     ]

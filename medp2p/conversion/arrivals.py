@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medp2p.conversion.candidates import Candidate
-from medp2p.conversion.contrasts import check_sources
 from medp2p.conversion.rules import Rules
 from medp2p.conversion.scans import LeftOut, Scan, Worklist
 from medp2p.conversion.tree import read_tree
 from medp2p.conversion.wanted import wanted_for
-from medp2p.conversion.worklist import find_candidates, join_candidates, shard
+from medp2p.conversion.worklist import check_rules, find_candidates, join_candidates, shard
 from medp2p.io import image_name, image_suffix
 from medp2p.io.dicom_files import Scan as Headers
 from medp2p.io.dicom_files import quiet_pydicom, scan_files, series_of_damaged
@@ -82,7 +81,8 @@ class Arrivals:
     A scan is returned once none of its files has changed for a while: none came, grew or went.
     It is returned again whenever one did. What is left out is returned once, and again if the
     reason is another one. What is wanted is as for `medp2p.conversion.worklist.make_worklist`.
-    It may be called as often as one likes: the tree is looked at every few seconds.
+    Of what is hidden nothing is said. It may be called as often as one likes: the tree is looked at
+    every few seconds.
 
     Args:
         incoming: A tree of DICOM studies and image files.
@@ -94,7 +94,7 @@ class Arrivals:
         clock: Seconds that only rise.
 
     Raises:
-        ConfigError: If the rules name other contrasts than the model has.
+        ConfigError: If the rules name other contrasts or another modality than the model has.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Arrivals:
         part: tuple[int, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        check_sources(rules, card.source_names)
+        check_rules(rules, card)
         self._incoming, self._rules, self._card, self._part = incoming, rules, card, part
         self._quiet_seconds = quiet_seconds
         self._clock = clock

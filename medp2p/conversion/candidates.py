@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from medp2p.errors import MedP2PError
 from medp2p.inspection import printable
 from medp2p.io.geometry import refuse_sheared
 from medp2p.volume import Grid, Volume
+
+_COMMAND = re.compile(r"medp2p convert .* OUT (--[\w-]+(?: [^\s,;:]+)?).*", re.DOTALL)
+"""The remedy that a reader names; group 1 is the option that helps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +65,14 @@ def refuse_shear(path: Path, grid: Grid) -> None:
 def unreadable(error: MedP2PError, image: ScanImage, *, hide_names: bool) -> Refusal:
     """Take over the reader's words, with paths as seen from the image's folder.
 
+    Of a command that helps only the option is kept.
+
     Args:
         error: What the reader said.
         image: What it was about.
         hide_names: Whether names of files are left out, too.
     """
-    text = str(error).partition(": medp2p convert ")[0]
-    text = text.removeprefix(f"{image.path}: ")
+    text = _COMMAND.sub(r"medp2p convert … \1", str(error).removeprefix(f"{image.path}: "))
     for file in image.files if hide_names else ():
         text = text.replace(str(file), "a file")
     home = image.path if image.path not in image.files else image.path.parent

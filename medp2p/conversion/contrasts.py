@@ -1,22 +1,28 @@
-"""Which images are the contrasts of one scan."""
+"""Which images are the contrasts of one scan.
+
+Of DICOM images headers say it. Files are of one scan only if they lie in one folder and their names
+are the same but for the contrast, so that ``p1_t1.nii`` is never taken with ``p2_t2.nii``, whatever
+else is there or has not come yet.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
 
 from medp2p.conversion.candidates import Candidate
 from medp2p.conversion.rules import Rules, fits
 from medp2p.conversion.wanted import Refusal
 from medp2p.errors import ConfigError
-from medp2p.io import image_name
 
 Contrasts = dict[str, list[str]]
 """Names of candidates by the contrast that they are."""
 
-Visits = dict[tuple[str, ...], Contrasts]
-"""Contrasts by what the images of one scan share."""
+Visits = dict[tuple[tuple[str, ...], tuple[str, ...]], Contrasts]
+"""Contrasts by what the images of one scan share: their visit, and what their names hold beside the
+contrast."""
 
 
 def check_sources(rules: Rules, sources: Sequence[str]) -> None:
@@ -49,25 +55,26 @@ def join_contrasts(
     if len(sources) == 1 and not rules.sources:
         return [(name,) for name in candidates], {}
     visits: Visits = defaultdict(lambda: defaultdict(list))
-    refusals = {}
+    refusals: dict[str, Refusal] = {}
     for name, candidate in candidates.items():
         fitting = _contrasts(candidate.texts, rules, sources)
         if len(fitting) == 1:
-            visits[candidate.visit][fitting[0]].append(name)
+            rest = _rest_of_name(candidate, fitting[0], rules)
+            visits[candidate.visit, rest][fitting[0]].append(name)
         elif fitting:
             reason = f"could be {' or '.join(fitting)}; name patterns in the rule sources"
             refusals[name] = Refusal("ambiguous", reason)
         else:
             refusals[name] = Refusal("description", f"is none of {', '.join(sources)}")
     scans = []
-    for contrasts in _divided(visits, candidates, rules):
-        refusal = _refuse_incomplete(contrasts, sources)
+    for contrasts in visits.values():
         images = [name for source in sources for name in contrasts.get(source, ())]
+        refusal = _refuse_incomplete(contrasts, sources, [candidates[name] for name in images])
         if refusal:
             refusals |= dict.fromkeys(images, refusal)
         else:
             scans.append(tuple(images))
-    return scans, refusals
+    return sorted(scans), refusals
 
 
 def _contrasts(texts: Sequence[str], rules: Rules, sources: Sequence[str]) -> list[str]:
@@ -90,41 +97,45 @@ def _word(source: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W_]){re.escape(source)}w?(?![^\W_])", re.IGNORECASE)
 
 
-def _divided(visits: Visits, candidates: Mapping[str, Candidate], rules: Rules) -> list[Contrasts]:
-    """Divide folders with the files of several scans by what the names share beside the contrast.
+def _rest_of_name(candidate: Candidate, source: str, rules: Rules) -> tuple[str, ...]:
+    """What a file's name holds beside the contrast: what the wildcards of a pattern stand for.
 
-    So ``p1_t1.nii`` and ``p1_t2.nii`` are one scan, and ``p2_t1.nii`` and ``p2_t2.nii`` another.
+    Without a pattern that fits the name it is what stands around the contrast's word. Empty for
+    DICOM images.
     """
-    result = []
-    for contrasts in visits.values():
-        images = [name for names in contrasts.values() for name in names]
-        in_series = any(candidates[name].place.series for name in images)
-        if in_series or all(len(names) == 1 for names in contrasts.values()):
-            result.append(contrasts)
-            continue
-        by_rest: dict[str, Contrasts] = defaultdict(lambda: defaultdict(list))
-        for source, names in contrasts.items():
-            for name in names:
-                stem = image_name(candidates[name].place.file)
-                by_rest[_without_contrast(stem, source, rules)][source].append(name)
-        result += list(by_rest.values())
-    return result
+    if candidate.place.series:
+        return ()
+    _, stem, path = candidate.texts
+    for text in (stem, path) if rules.sources else ():
+        if found := _with_wildcards_as_groups(rules.sources[source]).fullmatch(text.casefold()):
+            return _trimmed(found.groups())
+    return _trimmed(_word(source).split(stem.casefold(), maxsplit=1))
 
 
-def _without_contrast(stem: str, source: str, rules: Rules) -> str:
-    literal = rules.sources[source].strip("*") if rules.sources else ""
-    pattern = re.compile(re.escape(literal), re.IGNORECASE) if literal else _word(source)
-    return pattern.sub("", stem, count=1).casefold()
+def _with_wildcards_as_groups(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*|\?|\[[^\]]+\])", pattern.casefold())
+    groups = ("(.*?)" if part == "*" else "(.)" for part in parts[1::2])
+    literals = map(re.escape, parts[::2])
+    return re.compile("".join(chain(*zip_longest(literals, groups, fillvalue=""))), re.DOTALL)
 
 
-def _refuse_incomplete(contrasts: Contrasts, sources: Sequence[str]) -> Refusal | None:
+def _trimmed(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(filter(None, (text.strip("_-. ") for text in texts)))
+
+
+def _refuse_incomplete(
+    contrasts: Contrasts, sources: Sequence[str], candidates: Sequence[Candidate]
+) -> Refusal | None:
     several = {source: names for source, names in contrasts.items() if len(names) > 1}
     for source, names in several.items():
         listed = ", ".join(names)
         reason = f"{len(names)} images could be {source}: {listed}; choose one by a pattern"
         return Refusal("ambiguous", reason)
-    missing = [source for source in sources if source not in contrasts]
-    if missing:
-        reason = f"without {', '.join(missing)} of the same study or folder and place in space"
-        return Refusal("missing_contrast", reason)
-    return None
+    missing = ", ".join(source for source in sources if source not in contrasts)
+    if not missing:
+        return None
+    if candidates[0].place.series:
+        reason = f"without {missing} of the same study or folder and place in space"
+    else:
+        reason = f"without {missing} in its folder under a name that is the same but for that"
+    return Refusal("missing_contrast", reason)

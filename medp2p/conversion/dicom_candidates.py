@@ -10,19 +10,21 @@ from pathlib import Path
 
 from medp2p.conversion.candidates import (
     Candidate,
+    place_of_file,
     refuse_shear,
     shown,
     time_series,
     unreadable,
     without_image,
 )
-from medp2p.conversion.scan_names import Place
+from medp2p.conversion.scan_names import Place, hashed
 from medp2p.conversion.scans import ScanImage
 from medp2p.conversion.wanted import Refusal, Wanted
 from medp2p.errors import ImageReadError, MedP2PError
 from medp2p.inspection import header_texts
 from medp2p.io import DicomOptions
 from medp2p.io.dicom_files import Scan as Headers
+from medp2p.io.dicom_files import series_of_damaged
 from medp2p.io.dicom_kinds import (
     damage_by_series,
     first_texts,
@@ -31,7 +33,15 @@ from medp2p.io.dicom_kinds import (
     made_of_others,
 )
 from medp2p.io.dicom_read import group_grid
-from medp2p.io.dicom_series import Group, Series, choose_stack, group_series, refuse_shared_uids
+from medp2p.io.dicom_series import (
+    Group,
+    Series,
+    choose_stack,
+    group_series,
+    plane_name,
+    refuse_shared_uids,
+    series_key,
+)
 
 _DATES = ("StudyDate", "SeriesDate", "AcquisitionDate")
 _MAPS = frozenset(("ADC", "EADC", "FA", "TRACEW", "VELOCITY", "PERFUSION", "STDDEV"))
@@ -44,15 +54,11 @@ class _Around:
 
     Attributes:
         series: The series.
-        home: The folder that holds all its files.
-        paths: Its files, sorted.
         damage: Files that it lost, each with the reason.
         same_uid: All series with its SeriesInstanceUID.
     """
 
     series: Series
-    home: Path
-    paths: tuple[Path, ...]
     damage: Sequence[tuple[Path, str]]
     same_uid: Sequence[Series]
 
@@ -72,15 +78,50 @@ def dicom_candidates(incoming: Path, headers: Headers, wanted: Wanted) -> list[C
         same_uid[_uid(series)].append(series)
     candidates = []
     for series in found:
-        paths = {frame.file.path for group in series.groups for frame in group.frames}
-        home = Path(os.path.commonpath([path.parent for path in paths]))
-        lost = damage.get(id(series), ())
-        around = _Around(series, home, tuple(sorted(paths)), lost, same_uid[_uid(series)])
+        around = _Around(series, damage.get(id(series), ()), same_uid[_uid(series)])
         candidates += _candidates_of_series(incoming, around, wanted)
-    for path, reason in of_nobody:
-        refusal = Refusal("damaged", f"{reason}; get it again", failed=True)
-        candidates.append(without_image(incoming, path, refusal))
+    return [*candidates, *_lost_candidates(incoming, of_nobody, wanted)]
+
+
+def _lost_candidates(
+    incoming: Path, lost: Sequence[tuple[Path, str]], wanted: Wanted
+) -> list[Candidate]:
+    """Return damaged files, those of one series as one, and of no known series those of a folder.
+
+    An image of another format that cannot be looked at is one by itself.
+    """
+    candidates = []
+    together: dict[tuple[str, Path], list[tuple[Path, str]]] = defaultdict(list)
+    for path, reason in lost:
+        if place_of_file(incoming, path).is_image:
+            refusal = Refusal("damaged", f"{reason}; get it again", failed=True)
+            candidates.append(without_image(incoming, path, refusal))
+        else:
+            series = series_of_damaged(path)
+            together[series, incoming if series else path.parent].append((path, reason))
+    for (series, _), found in together.items():
+        files = tuple(sorted(path for path, _ in found))
+        folder = _common_folder(files)
+        parts = folder.relative_to(incoming).parts
+        key = f"{series_key(series)}_damaged"
+        place = Place(parts, series=key) if series else Place(parts, "damaged files")
+        refusal = _refuse_lost(sorted(found), wanted)
+        candidates.append(Candidate(place, ScanImage(folder, files), refusal=refusal))
     return candidates
+
+
+def _refuse_lost(lost: Sequence[tuple[Path, str]], wanted: Wanted) -> Refusal:
+    path, reason = lost[0]
+    text = f"{shown(path, wanted.rules.hash_names)}: {reason}"
+    if len(lost) > 1:
+        text = f"{len(lost)} damaged files, the first: {text}; get them again"
+    else:
+        text = f"{text}; get it again"
+    return Refusal("damaged", text, failed=True)
+
+
+def _common_folder(files: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([path.parent for path in files]))
 
 
 def _uid(series: Series) -> str:
@@ -88,12 +129,9 @@ def _uid(series: Series) -> str:
 
 
 def _candidates_of_series(incoming: Path, around: _Around, wanted: Wanted) -> list[Candidate]:
-    groups = around.series.groups
-    whole = [group for group in groups if group.first.file.modality and not group.is_localizer]
     unwanted, rivals = [], []
-    for group in groups:
-        number = whole.index(group) + 1 if group in whole and len(whole) > 1 else 0
-        one = _candidate(incoming, around, group, number, wanted)
+    for group in around.series.groups:
+        one = _candidate(incoming, around.series, group, wanted)
         refusal = next(_refusals(around, group, one, wanted), None)
         if refusal:
             unwanted.append(replace(one, refusal=refusal))
@@ -102,33 +140,54 @@ def _candidates_of_series(incoming: Path, around: _Around, wanted: Wanted) -> li
     return [*unwanted, *_without_rivals(rivals)]
 
 
-def _candidate(
-    incoming: Path, around: _Around, group: Group, number: int, wanted: Wanted
-) -> Candidate:
-    """Describe a group of slices, which is ``number`` of several in its series, or 0."""
-    file, key = group.first.file, around.series.key
-    folder = around.home.relative_to(incoming)
-    place = Place(folder.parts, series=f"{key}{_kind_of_image(group, number)}")
+def _candidate(incoming: Path, series: Series, group: Group, wanted: Wanted) -> Candidate:
+    """Describe a group of slices by itself, whatever others its series holds."""
+    file = group.first.file
+    files = tuple(sorted({frame.file.path for frame in group.frames}))
+    home = _common_folder(files)
+    number = _number_in_files(series, group, files)
+    folder = home.relative_to(incoming)
     visit = (file.patient, file.study_uid, file.frame_of_reference)
     return Candidate(
-        place,
+        Place(folder.parts, series=f"{series.key}_{_kind_of_image(group)}"),
         ScanImage(
-            path=around.home if len(around.paths) > 1 else around.paths[0],
-            files=around.paths,
-            series=f"{key}/{number}" if number else key,
+            path=home if len(files) > 1 else files[0],
+            files=files,
+            series=f"{series.key}/{number}" if number else series.key,
         ),
         texts=(file.description, folder.name, folder.as_posix(), group.label),
         visit=(str(folder), *visit) if wanted.rules.joined_by == "folder" else visit,
     )
 
 
-def _kind_of_image(group: Group, number: int) -> str:
-    """What tells a group of slices from others in its series, for a name."""
+def _kind_of_image(group: Group) -> str:
+    """What tells a group of slices from others in its series, for a name.
+
+    Returns:
+        A hash of what is exactly the same in all its slices, so that no slice and no other group
+        that comes changes it; a word for what is never translated.
+    """
     if group.is_localizer:
-        return "_scout"
-    if not group.first.file.modality:
-        return "_other"
-    return f"_{number}" if number else ""
+        return "scout"
+    frame, file = group.first, group.first.file
+    if not file.modality:
+        return "other"
+    plane = plane_name(frame.orientation) if frame.orientation else ""
+    kind = (file.sop_class_uid, file.frame_of_reference, file.rows, file.columns, plane)
+    return hashed(ascii((*kind, frame.echo, frame.b_value, frame.settings, image_type(group))))[:6]
+
+
+def _number_in_files(series: Series, group: Group, files: Sequence[Path]) -> int:
+    """Which kind of image in its own files a group is, as a reader counts; 0 if it is the only."""
+    own = set(files)
+    frames = [f for other in series.groups for f in other.frames if f.file.path in own]
+    if len(frames) == len(group.frames):
+        return 0
+    frames.sort(key=lambda frame: (frame.file.path, frame.index))
+    (there,) = group_series(frames, DicomOptions())
+    whole = [one for one in there.groups if one.first.file.modality and not one.is_localizer]
+    numbers = (n for n, one in enumerate(whole, 1) if any(f is group.first for f in one.frames))
+    return next(numbers, 0) if len(whole) > 1 else 0
 
 
 def _refusals(
@@ -183,7 +242,7 @@ def _refuse_by_header(path: Path, wanted: Wanted) -> Refusal | None:
 
 def _is_shared(around: _Around) -> bool:
     try:
-        refuse_shared_uids(around.home, around.same_uid)
+        refuse_shared_uids(Path(), around.same_uid)
     except ImageReadError:
         return True
     return False

@@ -43,7 +43,8 @@ class Rules(Settings):
     """What is wanted. Patterns are ``*`` and ``?`` of a shell, and capitals do not matter."""
 
     modality: Modality | None = None
-    """Of the scans; null is what the model was trained on."""
+    """Of the scans: what the model was trained on, and any other is refused; null leaves it to the
+    model."""
     include: Patterns = ()
     """Take only what fits one of these, by its series description, by its path below the tree
     (``*`` matches slashes, too) or by the kind of image that `medp2p inspect` shows."""
@@ -62,10 +63,12 @@ class Rules(Settings):
     """Last study date; scans without one are left out then."""
     sources: dict[str, Pattern] = Field(default={})
     """For a model with several contrasts, the pattern of each (``{t1: '*T1*', t2: '*T2*'}``); null
-    looks for their names as words."""
+    looks for their names as words. In names of files the wildcards must stand for the same in all
+    contrasts of a scan: ``*T1*`` and ``*T2*`` join ``p1_T1w.nii`` and ``p1_T2w.nii``."""
     joined_by: Literal["study", "folder"] = "study"
     """Which images are the contrasts of one scan: those of one DICOM study, or of one folder. Files
-    that are not DICOM are always joined by folder. A DICOM frame of reference must be shared."""
+    that are not DICOM must lie in one folder and have the same name but for the contrast. A DICOM
+    frame of reference must be shared."""
     hash_names: bool = False
     """Name scans by a hash of their place, where paths tell who the patient is."""
 

@@ -1,8 +1,10 @@
 """Names of scans, fit for any file system.
 
-A file is called by its path below the tree, of which ``.nii.gz`` is left off; a DICOM series by its
-folder and ``series-KEY``, with the key that `medp2p inspect` shows. Nothing else decides, so a scan
-keeps its name whatever arrives beside it.
+A file is called by its path below the tree, of which ``.nii.gz`` is left off. DICOM images are
+called by their folder and ``series-KEY_KIND``: KEY is that of their series, which `medp2p inspect`
+shows, and KIND is a hash of what tells one kind of image in a series from another (type, echo,
+size, plane and the like). It is there even if the series holds one kind only, since another may
+arrive. Nothing else decides, so a scan keeps its name whatever arrives beside it.
 
 What cannot stand in a name everywhere, or would look like a name of another kind, is replaced and
 followed by ``~`` and a hash. So names differ, and no name is the folder of another. Names that
@@ -44,7 +46,7 @@ class Place:
     Attributes:
         folders: Below the searched folder.
         file: Name of the file; of a DICOM series empty.
-        series: Its key, with what tells one kind of image in it from others; else empty.
+        series: Its key and kind of image, ``KEY_KIND``; else empty.
     """
 
     folders: tuple[str, ...]

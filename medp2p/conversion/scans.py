@@ -28,7 +28,7 @@ class Scan:
 
     Attributes:
         name: Its place in the tree, printable, with forward slashes: the file without ``.nii.gz``,
-            or for a DICOM series its folder and ``series-KEY``. It depends on nothing else.
+            or for a DICOM series its folder and ``series-KEY_KIND``. It depends on nothing else.
         images: One per source contrast of the model, in the model's order.
         voxels: Of the first image, from its header; 0 if that does not say.
         modified: When the newest of its files was last changed, seconds since 1970.

@@ -21,19 +21,21 @@ class Tree:
         closed: Folders that cannot be listed, with the reason.
         outside: Links that lead out of the tree; nothing there is looked at.
         outputs: Folders that `medp2p batch` writes into; nothing there is looked at.
+        hidden: Files and folders whose names begin with a dot; nothing there is looked at.
     """
 
     files: list[Path] = field(default_factory=list)
     closed: list[tuple[Path, str]] = field(default_factory=list)
     outside: list[Path] = field(default_factory=list)
     outputs: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
 
 
 def read_tree(folder: Path) -> Tree:
     """List the files below a folder.
 
     Links to files and folders inside the tree are followed, but nothing is listed twice. Hidden
-    files and folders are left out.
+    files and folders are left out; of these only the outermost are noted.
 
     Raises:
         ImageReadError: If there is no such folder, it cannot be listed, or `medp2p batch` writes
@@ -76,7 +78,8 @@ def _list(start: Path, tree: Tree, visited: set[Path]) -> list[Path]:
         visited.add(place)
         try:
             with os.scandir(folder) as listed:
-                entries = [entry for entry in listed if not entry.name.startswith(".")]
+                every = list(listed)
+            entries = [entry for entry in every if not entry.name.startswith(".")]
             if _holds_journal(folder, entries):
                 tree.outputs.append(folder)
                 continue
@@ -86,6 +89,7 @@ def _list(start: Path, tree: Tree, visited: set[Path]) -> list[Path]:
         except OSError as error:
             tree.closed.append((folder, f"cannot be listed: {error.strerror}"))
             continue
+        tree.hidden.extend(folder / e.name for e in every if e.name.startswith("."))
         folders += [folder / entry.name for entry in inner]
         tree.files.extend(folder / entry.name for entry in files)
     return sorted(links)

@@ -11,6 +11,7 @@ import numpy as np
 
 from medp2p.config import EIGHT_BIT, Modality, Plane
 from medp2p.conversion.rules import MINIMUM_SLICES, Rules, fits
+from medp2p.errors import ConfigError
 from medp2p.volume import Grid
 
 if TYPE_CHECKING:
@@ -111,10 +112,24 @@ class Wanted:
         return bool(grid.spacing_mm[slice_axis] > THICK * fine_mm)
 
 
+def check_modality(rules: Rules, card: ModelCard) -> None:
+    """Refuse a rule for another modality than the model's, with which no scan could be translated.
+
+    Raises:
+        ConfigError: Naming both.
+    """
+    expected = card.config.preprocessing.source.modality
+    if rules.modality not in (None, expected):
+        raise ConfigError(
+            f"modality: found {rules.modality}, expected {expected}, which the model translates; "
+            f"leave the rule out, or choose a model for {rules.modality}"
+        )
+
+
 def wanted_for(rules: Rules, card: ModelCard) -> Wanted:
     """Fill in from the model what the rules leave open."""
     config = card.config
-    modality = rules.modality or config.preprocessing.source.modality
+    modality = config.preprocessing.source.modality
     needed = 1 if modality == EIGHT_BIT else max(MINIMUM_SLICES, config.slices.stack)
     return Wanted(
         rules,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medp2p.conversion.candidates import Candidate
+from medp2p.conversion.candidates import Candidate, without_image
 from medp2p.conversion.contrasts import check_sources, join_contrasts
 from medp2p.conversion.dicom_candidates import dicom_candidates
 from medp2p.conversion.file_candidates import file_candidates, other_candidates
@@ -22,12 +22,22 @@ from medp2p.conversion.rules import Rules
 from medp2p.conversion.scan_names import hashed, name_of
 from medp2p.conversion.scans import LeftOut, Scan, Worklist
 from medp2p.conversion.tree import Tree, read_tree
-from medp2p.conversion.wanted import Refusal, Wanted, wanted_for
+from medp2p.conversion.wanted import Refusal, Wanted, check_modality, wanted_for
 from medp2p.io.dicom_files import Scan as Headers
 from medp2p.io.dicom_files import scan_files
 
 if TYPE_CHECKING:
     from medp2p.checkpoint import ModelCard
+
+
+def check_rules(rules: Rules, card: ModelCard) -> None:
+    """Refuse rules by which nothing could be translated.
+
+    Raises:
+        ConfigError: If the rules name other contrasts or another modality than the model has.
+    """
+    check_sources(rules, card.source_names)
+    check_modality(rules, card)
 
 
 def make_worklist(
@@ -44,17 +54,17 @@ def make_worklist(
 
     Returns:
         What is to be translated, and what is left out. A file that is no image at all is in
-        neither.
+        neither, nor is what is hidden unless there is nothing else.
 
     Raises:
         ImageReadError: If there is no such folder, or it holds results of a batch.
-        ConfigError: If the rules name other contrasts than the model has.
+        ConfigError: If the rules name other contrasts or another modality than the model has.
     """
-    check_sources(rules, card.source_names)
+    check_rules(rules, card)
     tree = read_tree(incoming)
     headers = scan_files(tree.files, progress)
     found = find_candidates(incoming, tree, headers, wanted_for(rules, card))
-    return join_candidates(found, rules, card)
+    return join_candidates(found or _hidden(incoming, tree, rules), rules, card)
 
 
 def find_candidates(
@@ -121,6 +131,19 @@ def shard(worklist: Worklist, number: int, count: int) -> Worklist:
     return Worklist(
         tuple(filter(is_here, worklist.scans)), tuple(filter(is_here, worklist.left_out))
     )
+
+
+def _hidden(incoming: Path, tree: Tree, rules: Rules) -> dict[str, Candidate]:
+    """Leave out, as one, what is hidden in a tree in which nothing else was found."""
+    if not tree.hidden:
+        return {}
+    count = len(tree.hidden)
+    reason = (
+        f"{count} hidden {'file or folder' if count == 1 else 'files or folders'} and nothing else "
+        "that could be translated; names that begin with a dot are left out: rename what is wanted"
+    )
+    one = without_image(incoming, min(tree.hidden), Refusal("hidden", reason))
+    return {_name(one, rules): one}
 
 
 def _name(candidate: Candidate, rules: Rules) -> str:
