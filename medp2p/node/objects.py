@@ -6,7 +6,6 @@ import errno
 import hashlib
 import logging
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -42,13 +41,13 @@ class RefusedObjectError(Exception):
 
     Attributes:
         status: Of the answer.
-        is_lost: Whether its series lacks it now.
+        series: Name of the series that lacks it now; empty if it does not say.
     """
 
-    def __init__(self, status: int, reason: str, *, is_lost: bool = True) -> None:
+    def __init__(self, status: int, reason: str, *, series: str = "") -> None:
         super().__init__(reason)
         self.status = status
-        self.is_lost = is_lost
+        self.series = series
 
 
 class TooLargeError(Exception):
@@ -129,11 +128,15 @@ class IncomingObject:
         if self._problem:
             raise self._problem
         found = self._read_uids()
-        if not all(UID(value).is_valid for value in found):
-            raise RefusedObjectError(CANNOT_UNDERSTAND, "no valid UIDs of study, series and object")
         sop_class, instance, study, series = found
+        name = f"{_hashed(study)}/{_hashed(series)}" if _are_valid(study, series) else ""
+        if not _are_valid(*found):
+            reason = "no valid UIDs of study, series and object"
+            raise RefusedObjectError(CANNOT_UNDERSTAND, reason, series=name)
         if (sop_class, instance) != self._announced:
-            raise RefusedObjectError(DOES_NOT_MATCH, "not the object that was announced")
+            raise RefusedObjectError(
+                DOES_NOT_MATCH, "not the object that was announced", series=name
+            )
         return _hashed(study), _hashed(series), _hashed(instance)
 
     def discard(self) -> None:
@@ -177,8 +180,6 @@ class IncomingObject:
             file.seek(self._offset)
             head = file.read(_HEAD_BYTES)
         try:
-            if syntax.is_deflated:
-                head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, _HEAD_BYTES)
             with quiet_pydicom:
                 dataset = read_dataset(
                     BytesIO(head),
@@ -217,6 +218,10 @@ def digest_of(path: Path) -> str:
         while block := file.read(_HEAD_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _are_valid(*uids: str) -> bool:
+    return all(UID(value).is_valid for value in uids)
 
 
 def _hashed(value: str) -> str:

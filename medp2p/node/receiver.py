@@ -55,8 +55,12 @@ _CALLING_TITLE, _CALLED_TITLE, _TOO_MANY = 3, 7, 2
 
 
 def readable_transfer_syntaxes() -> list[str]:
-    """Return the transfer syntaxes that `medp2p.io` can read with what is installed."""
-    return [str(syntax) for syntax in AllTransferSyntaxes if _is_readable(str(syntax))]
+    """Return the transfer syntaxes that `medp2p.io` can read with what is installed.
+
+    Without deflated data sets: a small one may inflate to any size as soon as it is looked at.
+    """
+    bounded = [syntax for syntax in AllTransferSyntaxes if not syntax.is_deflated]
+    return [str(syntax) for syntax in bounded if _is_readable(str(syntax))]
 
 
 def _is_readable(transfer_syntax: str) -> bool:
@@ -176,7 +180,6 @@ class Receiver:
                 raise RefusedObjectError(CANNOT_UNDERSTAND, "no data set")
             self.spool.keep(received, messages.session)
         except RefusedObjectError as refusal:
-            messages.session.lost_objects |= refusal.is_lost
             _refuse(_name_of(event.assoc), f"object refused: {refusal}")
             answer.Status = refusal.status
             answer.ErrorComment = str(refusal)

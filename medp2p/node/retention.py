@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from medp2p.conversion.journal import Event, last_of_each
+from medp2p.conversion.journal import Event, Journal, last_of_each
 from medp2p.node.deliveries import log_of
 from medp2p.node.sender import Sender
 from medp2p.node.settled import Settled
@@ -21,13 +21,15 @@ from medp2p.node.spool import Spool
 
 _logger = logging.getLogger(__name__)
 
+HELD = "images were missing, or of two versions, until its time was over; it was taken away"
+
 
 class Retention:
     """Takes a unit away, with its results, once nothing more will come of it.
 
-    That is once each of its scans was sent, skipped or has failed, and so long ago. What was given
-    up stays, and without a sender nothing is taken away. Series whose sender broke off go after
-    that time, too.
+    That is once each of its scans was sent, skipped or has failed, and so long ago; its last object
+    must have come so long ago, too. What was given up stays, and without a sender nothing is taken
+    away. Series that are held go after that time, too, and the journal says so.
 
     Args:
         spool: The spool.
@@ -69,23 +71,24 @@ class Retention:
         """Take away what is done with."""
         if self._sender is None:
             return
+        before = time.time() - self._keep_seconds
         with self._lock:
-            units = {unit: list(events.values()) for unit, events in self._last.items()}
-        for unit, events in units.items():
-            if self._is_over(events) and self._settled.is_answered(unit):
-                self._remove(unit, events)
+            ends = {unit: list(events.values()) for unit, events in self._last.items()}
+        for unit in sorted({*ends, *self._spool.units(by_study=self._settled.by_study)}):
+            events = ends.get(unit, [])
+            if self._are_over(events, before) and self._spool.remove(unit, before):
+                self._remove_results(unit, events)
         for name in self._spool.broken_off():
-            age = time.time() - (self._spool.incoming / name).stat().st_mtime
-            if age > self._keep_seconds and self._spool.remove(name):
-                _logger.warning("taken away: %s, whose sender broke off and never came back", name)
+            if self._spool.remove_held(name, before):
+                self._note_removal(name)
 
     def _unit_of(self, event: Event) -> str:
         study, _, rest = event.scan.partition("/")
         return study if self._settled.by_study else f"{study}/{rest.partition('/')[0]}"
 
-    def _is_over(self, events: Iterable[Event]) -> bool:
+    def _are_over(self, events: Iterable[Event], before: float) -> bool:
         ends = [self._end_of(event) for event in events]
-        return all(ends) and max(ends) < time.time() - self._keep_seconds
+        return all(ends) and max(ends, default=0.0) < before
 
     def _end_of(self, event: Event) -> float:
         """When nothing more was to come of a scan, seconds since 1970; 0 if something is."""
@@ -96,9 +99,12 @@ class Retention:
             ends.append(delivery.ended_at if delivery.ended == "sent" else 0.0)
         return max(ends) if all(ends) and event.kind != "taken" else 0.0
 
-    def _remove(self, unit: str, events: Iterable[Event]) -> None:
-        if not self._spool.remove(unit):
-            return
+    def _note_removal(self, name: str) -> None:
+        _logger.warning("taken away: %s, which was held", name)
+        with Journal(self._spool.outgoing) as journal:
+            journal.add("skipped", scan=name, code="held", reason=HELD)
+
+    def _remove_results(self, unit: str, events: Iterable[Event]) -> None:
         for event in events:
             for result in _outputs(event):
                 shutil.rmtree(self._spool.outgoing / result, ignore_errors=True)

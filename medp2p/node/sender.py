@@ -196,7 +196,8 @@ class Sender:
         """Send the files that the destination does not have, and note each that it then has.
 
         Raises:
-            _NotSentError: If the destination does not take one.
+            _NotSentError: If the destination does not take one; it has got the others then, unless
+                the connection broke off.
         """
         folder = self._results / delivery.result
         if content_of(folder).sha256 != delivery.sha256:
@@ -206,6 +207,7 @@ class Sender:
             return
         with quiet_pydicom:
             kind = dcmread(files[0], stop_before_pixels=True).SOPClassUID
+        refusals = []
         with self._association(str(kind)) as association:
             for path in files:
                 if self._stopped.is_set():
@@ -215,9 +217,14 @@ class Sender:
                 status = answer.get("Status")
                 if status is None:
                     raise _NotSentError("the connection broke off, or there is no answer")
-                if status != 0 and status not in WARNINGS:
-                    raise _NotSentError(f"refused with status {status:04X}")
-                delivery.note("acknowledged", path.name)
+                if status == 0 or status in WARNINGS:
+                    delivery.note("acknowledged", path.name)
+                else:
+                    refusals.append(status)
+        if refusals:
+            statuses = ", ".join(f"{status:04X}" for status in sorted(set(refusals)))
+            of_all = f"{len(refusals)} of {len(files)} objects"
+            raise _NotSentError(f"{of_all} refused with status {statuses}")
 
     @contextmanager
     def _association(self, kind: str) -> Iterator[Association]:

@@ -22,9 +22,10 @@ from medp2p.node.deliveries import count_deliveries
 from medp2p.node.receiver import Receiver
 from medp2p.node.retention import Retention
 from medp2p.node.sender import Sender
+from medp2p.node.series import held_series
 from medp2p.node.settings import Destination, Listening
 from medp2p.node.settled import Settled
-from medp2p.node.spool import Spool, held_series
+from medp2p.node.spool import Spool
 
 _logger = logging.getLogger(__name__)
 
@@ -111,12 +112,11 @@ def status_text(folder: Path) -> str:
     if events:
         lines.append(progress_text(progress_of(events)))
     series = sum(1 for _ in (folder / "incoming").glob("*/*/"))
-    held = len(held_series(folder))
     lines.append(f"{series} series in the spool")
+    held = held_series(folder)
     if held:
-        lines.append(
-            f"{held} of them being received, or broken off: sent again, they are translated"
-        )
+        lines.append(f"{len(held)} of them wait, since they may lack images or hold wrong ones:")
+        lines += [f"  {name}: {reason}" for name, reason in held.items()]
     sent = count_deliveries(folder / "sent")
     if any(sent.values()):
         lines.append(

@@ -55,6 +55,10 @@ class Caller:
     ae_title: str
     addresses: frozenset[str] = frozenset()
 
+    def may_call_from(self, address: str) -> bool:
+        """Whether an IP address is one of its own."""
+        return not self.addresses or str(_ip_address(address)) in self.addresses
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -100,7 +104,7 @@ class Listening:
         """Say why nobody may call from an IP address; empty if somebody may."""
         if not self.callers:
             return "" if _is_loopback(address) else "is not on this machine, and --allow names none"
-        known = any(not caller.addresses or address in caller.addresses for caller in self.callers)
+        known = any(caller.may_call_from(address) for caller in self.callers)
         return "" if known else "is an address that --allow does not name"
 
     def allows(self, ae_title: str, address: str) -> bool:
@@ -108,8 +112,7 @@ class Listening:
         if not self.callers:
             return _is_loopback(address)
         return any(
-            caller.ae_title == ae_title and (not caller.addresses or address in caller.addresses)
-            for caller in self.callers
+            caller.ae_title == ae_title and caller.may_call_from(address) for caller in self.callers
         )
 
 
@@ -138,10 +141,10 @@ def parse_caller(text: str) -> Caller:
     if not host:
         return Caller(title)
     try:
-        found = socket.getaddrinfo(host, None)
+        found = socket.getaddrinfo(host.strip("[]"), None)
     except OSError as error:
         raise ConfigError(f"--allow {text!r}: the host has no address; name another") from error
-    return Caller(title, frozenset(str(entry[4][0]) for entry in found))
+    return Caller(title, frozenset(str(_ip_address(str(entry[4][0]))) for entry in found))
 
 
 def parse_destination(text: str) -> Destination:
@@ -209,4 +212,10 @@ def _load(
 
 
 def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    return _ip_address(address).is_loopback
+
+
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Read an address without its zone; where IPv6 carries an IPv4 address, that one."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address

@@ -57,19 +57,23 @@ class Settled:
             self._spool.put_back(unit)
             return Worklist(())
         if not found.scans and not found.left_out:
+            self._spool.let_go(unit)
             return Worklist((), (LeftOut(f"{unit}/nothing", "not_a_scan", "holds no image"),))
         scans = tuple(replace(scan, name=f"{unit}/{scan.name}") for scan in found.scans)
         left_out = tuple(replace(one, name=f"{unit}/{one.name}") for one in found.left_out)
         with self._lock:
             self._unanswered[unit] = {scan.name for scan in scans}
+            self._let_go_if_answered(unit)
         return Worklist(scans, left_out)
 
     def answered(self, unit: str, scan: str) -> None:
         """Note that something became of a scan."""
         with self._lock:
-            self._unanswered.get(unit, set()).discard(scan)
+            if unit in self._unanswered:
+                self._unanswered[unit].discard(scan)
+                self._let_go_if_answered(unit)
 
-    def is_answered(self, unit: str) -> bool:
-        """Whether something became of all scans of a unit that were returned."""
-        with self._lock:
-            return not self._unanswered.get(unit)
+    def _let_go_if_answered(self, unit: str) -> None:
+        if not self._unanswered[unit]:
+            del self._unanswered[unit]
+            self._spool.let_go(unit)

@@ -8,11 +8,11 @@
 Names are hashes of UIDs. Files and folders are readable by their owner only. An object is on the
 disk under its name before its sender is told so.
 
-Every association leaves a mark in the folder of each series that it sends to. It takes its marks
-off when it ends well: it was released, and nothing that it sent was lost. Then it also takes off
-the marks of associations that broke off earlier and had sent to a series that it sends to: their
-sender has come back. A series with a mark is *held*. So a part of a series is never taken for the
-whole, whoever breaks off; this process, too.
+Every association leaves a mark in the folder of each series that it sends to. It takes its mark
+off when it ends well: it was released, and nothing of the series that it sent was lost. Then it
+also takes off the marks that associations which broke off earlier have left there: their sender
+has come back. A series with a mark is *held*. So a part of a series is never taken for the whole,
+whoever breaks off; this process, too.
 """
 
 from __future__ import annotations
@@ -41,12 +41,10 @@ from medp2p.node.objects import (
     RefusedObjectError,
     digest_of,
 )
+from medp2p.node.series import MARK, TWO_VERSIONS, Series, series_left_in
 from medp2p.node.settings import Limits
 
 _logger = logging.getLogger(__name__)
-
-MARK = ".held-"
-"""Begins the name of an association's mark; hidden, so no part of the series."""
 
 
 @dataclass(eq=False)
@@ -57,30 +55,19 @@ class Session:
         number: Counts associations.
         mark: Name of its marks.
         series: Names of the series it sent to.
-        lost_objects: Whether something that it wanted to send is not here.
+        gave: Names of the series of which objects are here that it has sent.
+        lacking: Names of the series of which an object was refused that it has sent.
+        lost_objects: Whether objects are not here that may be of any series.
         ended: Whether it has ended.
     """
 
     number: int
     mark: str = field(default_factory=lambda: f"{MARK}{uuid.uuid4().hex}")
     series: set[str] = field(default_factory=set)
+    gave: set[str] = field(default_factory=set)
+    lacking: set[str] = field(default_factory=set)
     lost_objects: bool = False
     ended: bool = False
-
-
-@dataclass(eq=False)
-class _Series:
-    """A series that is here.
-
-    Attributes:
-        marks: Of associations that sent to it and have not ended well.
-        is_new: Whether it has objects that nobody has taken up.
-        last: When something happened to it, of `time.monotonic`.
-    """
-
-    marks: set[str] = field(default_factory=set)
-    is_new: bool = True
-    last: float = -math.inf
 
 
 class Spool:
@@ -103,7 +90,7 @@ class Spool:
         self._limits = limits
         self._lock = threading.RLock()
         self._owner = FileLock(folder / "lock", timeout=0)
-        self._series: dict[str, _Series] = {}
+        self._series: dict[str, Series] = {}
         self._sessions = 0
         self._open: set[str] = set()
         self._broken: dict[str, int] = {}  # mark -> how many had begun when it broke off
@@ -118,17 +105,42 @@ class Spool:
                 raise OutputError(
                     f"{self.folder}: another `medp2p serve` is in charge of it; name another spool"
                 ) from None
-            for folder in (self.incoming, self.outgoing, self.sent, self._receiving):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            for left in self._receiving.iterdir():
-                _remove(left)
-            flush_to_disk(self.folder)
-            for series in self.incoming.glob("*/*/"):
-                marks = {path.name for path in series.glob(f"{MARK}*")}
-                self._series[series.relative_to(self.incoming).as_posix()] = _Series(marks)
-                self._broken |= dict.fromkeys(marks, 0)
+            try:
+                self._prepare()
+            except BaseException:
+                self._owner.release()
+                raise
         self.measure()
         return self
+
+    def _prepare(self) -> None:
+        """Make the folders, and learn what is in them."""
+        for folder in (self.incoming, self.outgoing, self.sent, self._receiving):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for left in self._receiving.iterdir():
+            _remove(left)
+        self._refuse_without_links()
+        flush_to_disk(self.folder)
+        for folder in self.incoming.glob("*/*/"):
+            series = series_left_in(folder)
+            self._series[series.name] = series
+            self._broken |= dict.fromkeys(series.marks - {TWO_VERSIONS}, 0)
+
+    def _refuse_without_links(self) -> None:
+        """Objects get their names by hard links, which never replace anything."""
+        trial = self._receiving / "trial"
+        link = self.incoming / f".trial-{uuid.uuid4().hex}"
+        trial.touch(mode=0o600)
+        try:
+            os.link(trial, link)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder}: its file system makes no hard links, which a spool needs: "
+                f"{error.strerror}; name a folder on another disk"
+            ) from error
+        finally:
+            link.unlink(missing_ok=True)
+            trial.unlink()
 
     def __exit__(
         self,
@@ -161,27 +173,18 @@ class Spool:
                 return
             session.ended = True
             self._open.discard(session.mark)
+            self._broken[session.mark] = self._sessions
             for name in session.series:
-                self._series[name].last = time.monotonic()
-            if released and not session.lost_objects:
-                self._take_off({session.mark, *self._redeemed_by(session)})
-            elif session.series:
-                self._broken[session.mark] = self._sessions
+                series = self._series[name]
+                series.last = time.monotonic()
+                if released and not session.lost_objects and name not in session.lacking:
+                    series.take_off({session.mark, *self._redeemed_by(session, series)})
+            left = set[str]().union(*(series.marks for series in self._series.values()))
+            self._broken = {mark: n for mark, n in self._broken.items() if mark in left}
 
-    def _redeemed_by(self, session: Session) -> set[str]:
-        """Marks of associations that had broken off when this one began to send to their series."""
-        marks = set[str]().union(*(self._series[name].marks for name in session.series))
-        return {mark for mark in marks if self._broken.get(mark, math.inf) < session.number}
-
-    def _take_off(self, marks: set[str]) -> None:
-        for name, series in self._series.items():
-            for mark in series.marks & marks:
-                (self.incoming / name / mark).unlink(missing_ok=True)
-            if series.marks & marks:
-                flush_to_disk(self.incoming / name)
-                series.marks -= marks
-        for mark in marks:
-            self._broken.pop(mark, None)
+    def _redeemed_by(self, session: Session, series: Series) -> set[str]:
+        """Marks of associations that had broken off when this one began."""
+        return {mark for mark in series.marks if self._broken.get(mark, math.inf) < session.number}
 
     # Objects
 
@@ -216,24 +219,25 @@ class Spool:
 
         Raises:
             RefusedObjectError: If it is damaged, is not what was announced, another object has its
-                UID, or the disk refuses it.
+                UIDs, or the disk refuses it.
         """
         try:
             study, series, instance = received.names()
             flush_to_disk(received.path)
             with self._lock:
-                name = f"{study}/{series}"
-                self._touch(name, session)
-                is_new = self._place(received, self.incoming / name / f"{instance}.dcm")
-                self._series[name].is_new |= is_new
+                one = self._touch(f"{study}/{series}", session)
+                return self._place(received, one, f"{instance}.dcm", session)
+        except RefusedObjectError as refusal:
+            self._note_loss(refusal, session)
+            raise
         except OSError as error:
             _logger.debug("unexpected", exc_info=error)
+            session.lost_objects = True
             raise RefusedObjectError(OUT_OF_RESOURCES, "the disk refuses it") from error
         finally:
             received.discard()
-        return is_new
 
-    def _touch(self, name: str, session: Session) -> None:
+    def _touch(self, name: str, session: Session) -> Series:
         """Leave an association's mark on a series."""
         folder = self.incoming / name
         if not folder.is_dir():
@@ -241,26 +245,46 @@ class Spool:
             folder.mkdir(mode=0o700)
             flush_to_disk(folder.parent)
             flush_to_disk(self.incoming)
-        series = self._series.setdefault(name, _Series(is_new=False))
-        if session.mark not in series.marks:
-            (folder / session.mark).touch(mode=0o600)
-            series.marks.add(session.mark)
-            session.series.add(name)
-            flush_to_disk(folder)
+        series = self._series.setdefault(name, Series(folder))
+        series.mark(session.mark)
+        session.series.add(name)
         series.last = time.monotonic()
+        return series
 
-    def _place(self, received: IncomingObject, target: Path) -> bool:
-        try:
-            os.link(received.path, target)
-        except FileExistsError:
+    def _place(self, received: IncomingObject, series: Series, name: str, session: Session) -> bool:
+        target = series.folder / name
+        if target.exists():
             if received.digest == digest_of(target):
                 return False
-            raise RefusedObjectError(
-                OTHER_OBJECT, "another object of this UID is here, and is kept", is_lost=False
-            ) from None
+            self._note_other_version(series, session)
+            reason = "another object of this UID is here, and is kept"
+            raise RefusedObjectError(OTHER_OBJECT, reason)
+        if series.has_other_version:
+            series.hold()
+        os.link(received.path, target)
         received.is_kept = True
-        flush_to_disk(target.parent)
+        series.state = "new"
+        series.sources += series.name not in session.gave
+        session.gave.add(series.name)
+        flush_to_disk(series.folder)
         return True
+
+    def _note_other_version(self, series: Series, session: Session) -> None:
+        """Hold a series that may have got, or lack, images of the version that came now."""
+        series.note_other_version()
+        is_of_several = series.state == "new" and series.sources > 1
+        if is_of_several or series.name in session.gave or series.marks & self._broken.keys():
+            series.hold()
+
+    def _note_loss(self, refusal: RefusedObjectError, session: Session) -> None:
+        """Remember which series lacks an object now, as far as the object says so."""
+        with self._lock:
+            if refusal.status == OUT_OF_RESOURCES:
+                session.lost_objects = True
+            elif refusal.series:
+                session.lacking.add(refusal.series)
+                if refusal.series in self._series:
+                    self._touch(refusal.series, session)
 
     # Units: what is translated together, and removed together
 
@@ -273,74 +297,100 @@ class Spool:
         """
         now = time.monotonic()
         with self._lock:
-            units = self._units(by_study=by_study)
+            for series in self._series.values():
+                series.look_at_marks(self._open)
             taken = []
-            for unit, members in units.items():
+            for unit, members in self._units(by_study=by_study).items():
                 is_quiet = all(not one.marks and now - one.last >= quiet_seconds for one in members)
-                if is_quiet and any(one.is_new for one in members):
+                if is_quiet and any(one.state == "new" for one in members):
                     taken.append(unit)
                     for one in members:
-                        one.is_new = False
+                        one.state = "taken"
         return sorted(taken)
 
     def put_back(self, unit: str) -> None:
         """Let a unit be taken once more."""
         with self._lock:
-            for name, series in self._series.items():
-                if name == unit or name.startswith(f"{unit}/"):
-                    series.is_new = True
+            for one in self._members(unit):
+                one.state = "new"
 
-    def _units(self, *, by_study: bool) -> dict[str, list[_Series]]:
-        units: dict[str, list[_Series]] = {}
-        for name, series in self._series.items():
-            units.setdefault(name.partition("/")[0] if by_study else name, []).append(series)
-        return units
+    def let_go(self, unit: str) -> None:
+        """Whoever has taken a unit is done with what it held then."""
+        with self._lock:
+            for one in self._members(unit):
+                if one.state == "taken":
+                    one.state = "over"
+
+    def units(self, *, by_study: bool) -> list[str]:
+        """Name all units that are here."""
+        with self._lock:
+            return sorted(self._units(by_study=by_study))
 
     def broken_off(self) -> list[str]:
-        """Name the series that may lack objects, and to which none are being sent."""
+        """Name the series that are held, and to which nobody is sending."""
         with self._lock:
-            return [
-                name
-                for name, one in self._series.items()
-                if one.marks and not one.marks & self._open
-            ]
+            held = {name: one for name, one in self._series.items() if one.marks}
+            return [name for name, one in held.items() if not one.marks & self._open]
 
-    def remove(self, unit: str) -> bool:
-        """Take away a unit's objects, unless more are coming or nobody has taken up the last ones.
+    def remove(self, unit: str, before: float) -> bool:
+        """Take away a unit's objects, if nothing is to be done with them and none is held.
+
+        Args:
+            unit: Which.
+            before: Only if nothing has come since, seconds since 1970.
 
         Returns:
             Whether there are none any more.
         """
-        folder = self.incoming / unit
-        gone = self._receiving / f"removed-{uuid.uuid4().hex}"
         with self._lock:
             members = self._members(unit)
-            for one in members.values():
-                if one.marks & self._open or (one.is_new and not one.marks):
-                    return False
-            if folder.is_dir():
-                folder.rename(gone)
-            for name in members:
-                del self._series[name]
-            if folder.parent != self.incoming:
-                with suppress(OSError):  # a study that has other series
-                    folder.parent.rmdir()
+            if any(one.marks or one.state != "over" or one.changed >= before for one in members):
+                return False
+            gone = self._move_away(unit)
         _remove(gone)
         return True
 
-    def _members(self, unit: str) -> dict[str, _Series]:
-        return {
-            name: series
-            for name, series in self._series.items()
-            if name == unit or name.startswith(f"{unit}/")
-        }
+    def remove_held(self, name: str, before: float) -> bool:
+        """Take away a series that is held, unless somebody is sending to it.
 
+        Args:
+            name: Which.
+            before: Only if nothing has come since, seconds since 1970.
 
-def held_series(folder: Path) -> list[str]:
-    """Name the series of a spool that may lack objects, or to which some are being sent."""
-    incoming = folder / "incoming"
-    marks = incoming.glob(f"*/*/{MARK}*")
-    return sorted({mark.parent.relative_to(incoming).as_posix() for mark in marks})
+        Returns:
+            Whether it was taken away.
+        """
+        with self._lock:
+            one = self._series.get(name)
+            if not one or not one.marks or one.marks & self._open or one.changed >= before:
+                return False
+            gone = self._move_away(name)
+        _remove(gone)
+        return True
+
+    def _move_away(self, unit: str) -> Path:
+        """Take a unit out of ``incoming`` in one step."""
+        folder = self.incoming / unit
+        gone = self._receiving / f"removed-{uuid.uuid4().hex}"
+        if folder.is_dir():
+            folder.rename(gone)
+        for one in self._members(unit):
+            del self._series[one.name]
+        if folder.parent != self.incoming:
+            with suppress(OSError):  # a study that has other series
+                folder.parent.rmdir()
+        return gone
+
+    def _units(self, *, by_study: bool) -> dict[str, list[Series]]:
+        units: dict[str, list[Series]] = {}
+        for name, series in self._series.items():
+            units.setdefault(name.partition("/")[0] if by_study else name, []).append(series)
+        return units
+
+    def _members(self, unit: str) -> list[Series]:
+        if unit in self._series:
+            return [self._series[unit]]
+        return [one for name, one in self._series.items() if name.startswith(f"{unit}/")]
 
 
 def _size(path: Path) -> int:
