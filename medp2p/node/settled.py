@@ -9,7 +9,7 @@ from dataclasses import replace
 from medp2p.checkpoint import ModelCard
 from medp2p.conversion.rules import Rules
 from medp2p.conversion.scans import LeftOut, Worklist
-from medp2p.conversion.worklist import make_worklist
+from medp2p.conversion.worklist import check_rules, make_worklist
 from medp2p.errors import MedP2PError
 from medp2p.node.spool import Spool
 
@@ -27,9 +27,13 @@ class Settled:
         rules: What is wanted.
         card: Of the model.
         quiet_seconds: So long after its last object a unit has settled.
+
+    Raises:
+        ConfigError: If the rules are not for this model.
     """
 
     def __init__(self, spool: Spool, rules: Rules, card: ModelCard, quiet_seconds: float) -> None:
+        check_rules(rules, card)
         self._spool = spool
         self._rules = rules
         self._card = card
