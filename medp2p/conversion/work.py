@@ -6,6 +6,7 @@ makes one; writing needs the scan and the prediction.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,10 @@ from medp2p.conversion.stages import (
 from medp2p.errors import OutputError
 from medp2p.files import output_errors
 from medp2p.translation import Prepared
+
+
+READERS_NICENESS = 10
+"""Readers take what prediction leaves of the processors; it waits for the slowest of its threads."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def device_setting(setting: Setting, device: str) -> DeviceSetting:
 
 def begin_reading(setting: Setting) -> Callable[[ReadRequest], Outcome]:
     """Return what reads scans; says a `WasRead`, or another `ReadResult`."""
+    os.setpriority(os.PRIO_PROCESS, 0, READERS_NICENESS)
     read = begin_reader(setting)
 
     def work(request: ReadRequest) -> Outcome:
