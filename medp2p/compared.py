@@ -134,6 +134,7 @@ def compared_images(
     if seen is not None:
         wanted = np.ones_like(seen) if inside is None else inside
         inside = seen & wanted
+        _refuse_uncovered(inside, volumes)
         notes.insert(0, _registration_note(inside, wanted, volumes))
     voxels = voxels_on(volumes.prediction, reference)
     interpolated = voxels is None
@@ -286,12 +287,15 @@ def _registered(volumes: CaseVolumes, outside: float) -> tuple[Volume, Volume | 
     return reference, region, seen
 
 
-def _registration_note(inside: Mask, wanted: Mask, volumes: CaseVolumes) -> str:
+def _refuse_uncovered(inside: Mask, volumes: CaseVolumes) -> None:
     if not inside.any():
         raise GeometryError(
             f"{volumes.reference.name}: by its registration it covers no voxel of "
             f"{volumes.prediction.name} that is to be compared; check the pair"
         )
+
+
+def _registration_note(inside: Mask, wanted: Mask, volumes: CaseVolumes) -> str:
     share = np.count_nonzero(inside) / np.count_nonzero(wanted)
     what = "the mask" if volumes.mask and not volumes.region else "what is to be compared"
     return (
