@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: idle threads must not spin
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: idle threads must not spin
 
 import json
 import shutil
@@ -48,10 +48,10 @@ from medp2p.conversion.stages import (
     ReadResult,
     ReadScan,
     Setting,
-    begin_device,
     begin_reader,
     write_result,
 )
+from medp2p.conversion.work import begin_predicting
 from medp2p.conversion.worklist import make_worklist
 from medp2p.io import write_volume
 from medp2p.phantom import make_phantom
@@ -339,8 +339,8 @@ def _begin_reading(setting: Setting) -> None:
 def _begin_predicting(setting: DeviceSetting, codes: Path) -> None:
     global _work
     begin_worker()
-    predict, scan = begin_device(setting), np.load(codes)
-    _work = lambda _: predict(scan)  # noqa: E731
+    predict, scan = begin_predicting(setting), np.load(codes)
+    _work = lambda _: predict(None, scan)  # noqa: E731
 
 
 def _time_work(job: Any) -> float:

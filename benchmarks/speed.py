@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: idle threads must not spin
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch: idle threads must not spin
 
 import argparse
 import json

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some cases of a batch failed, 130 interrupted.
     """
     # Idle OpenMP threads that spin slow a busy machine down by a factor; read by torch's OpenMP.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         app(args=list(arguments) if arguments is not None else None)

@@ -6,7 +6,6 @@ makes one; writing needs the scan and the prediction.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,10 +30,6 @@ from medp2p.conversion.stages import (
 from medp2p.errors import OutputError
 from medp2p.files import output_errors
 from medp2p.translation import Prepared
-
-
-READERS_NICENESS = 10
-"""Readers take what prediction leaves of the processors; it waits for the slowest of its threads."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,6 @@ def device_setting(setting: Setting, device: str) -> DeviceSetting:
 
 def begin_reading(setting: Setting) -> Callable[[ReadRequest], Outcome]:
     """Return what reads scans; says a `WasRead`, or another `ReadResult`."""
-    os.setpriority(os.PRIO_PROCESS, 0, READERS_NICENESS)
     read = begin_reader(setting)
 
     def work(request: ReadRequest) -> Outcome:
@@ -107,6 +101,9 @@ def begin_predicting(setting: DeviceSetting) -> Callable[[None, NDArray[np.int16
     Raises:
         MedP2PError: As `begin_device`.
     """
+    from medp2p.devices import keep_freed_memory
+
+    keep_freed_memory()
     predict = begin_device(setting)
 
     def work(_: None, codes: NDArray[np.int16]) -> Outcome:
