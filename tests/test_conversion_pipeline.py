@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -70,13 +71,18 @@ def make_job(model: Path, **changes) -> ConversionJob:
 
 
 def files_of(output: Path) -> dict[str, str]:
-    """Results by their place, with their hash; without journal and private folder."""
+    """Results by their place, with the hash of header and voxels; without journal and work."""
     files = [p for p in output.rglob("*") if p.is_file()]
     return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        name: hashlib.sha256(_unpacked(path)).hexdigest()
         for path in files
         if not (name := path.relative_to(output).as_posix()).startswith((".medp2p/", "journal/"))
     }
+
+
+def _unpacked(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def counts(result: Conversion) -> tuple[int, int, int, int]:
