@@ -187,7 +187,7 @@ def abuse(serving: Serving, series: list[Path]) -> None:
     assert store(serving, series[0], called="OTHER").returncode != 0
     peers = []
     for sent in (
-        os.urandom(MEGABYTE),
+        b"GET / HTTP/1.1\r\n\r\n" + os.urandom(MEGABYTE),
         b"\x01\0\xff\xff\xff\xff" + bytes(50 * MEGABYTE),
         b"\x01\0\0\0\x01\0abc",
         b"\x04\0\0\0\0\x10" + bytes(16),
