@@ -1,15 +1,17 @@
 """``medp2p batch``: every scan of a tree that a model is for, into a tree of results."""
 
 from contextlib import nullcontext
+from datetime import datetime
 from datetime import time as time_of_day
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medp2p.errors import ConfigError, MedP2PError, OutputError
 
 from . import dicom_output, options
+from .conversion import make_job
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def batch(
         str | None,
         typer.Option("--since", help="First study date, such as 2026-01-31.", show_default=False),
     ] = None,
-    before: Annotated[
+    to_date: Annotated[
         str | None, typer.Option("--to-date", help="Last study date.", show_default=False)
     ] = None,
     hash_names: Annotated[
@@ -183,7 +185,7 @@ def batch(
 
     The journal in the output folder says of every scan: done, skipped and why, failed and why. The
     same command again goes on where it stopped; what is done is left alone. Any number of runs may
-    share an output folder. Exit code 3: some scans failed; 1: all did.
+    share an output folder. Exit code 3: some scans failed; 1: all that were not skipped did.
     """
     if status:
         _print_status(status)
@@ -196,23 +198,31 @@ def batch(
     from medp2p.conversion.arrivals import Arrivals
     from medp2p.conversion.claims import claim_output
     from medp2p.conversion.hooks import Hook
-    from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.journal import read_events
     from medp2p.conversion.rules import load_rules
     from medp2p.conversion.scans import Worklist
     from medp2p.conversion.stages import hide_paths
     from medp2p.conversion.summary import refuse_foreign_summary, write_summary
 
-    if deidentify and deidentify_key is None:
-        raise typer.BadParameter(
-            "needs --deidentify-key here, so that a second run makes the same ids",
-            param_hint="--deidentify",
-        )
     if deidentify and to == "nifti":
         raise typer.BadParameter(
             "is for DICOM results; image files hold no patient, and --hash-names hides paths",
             param_hint="--deidentify",
         )
+    labels = {
+        "series_description": series_description,
+        "series_number": series_number,
+        "uid_root": uid_root,
+        "seed": seed,
+        "body_part": body_part,
+        "allow_burned_in": allow_burned_in,
+    }
+    idle = [name for name, value in labels.items() if value not in (None, False)]
+    if idle and to == "nifti":
+        option = f"--{idle[0].replace('_', '-')}"
+        raise typer.BadParameter("is for DICOM results", param_hint=option)
+    if ray_address and engine != "ray":
+        raise typer.BadParameter("goes with --engine ray", param_hint="--ray-address")
     _refuse_nested(incoming, outgoing)
     refuse_foreign_summary(outgoing)
     wanted = load_rules(
@@ -224,41 +234,28 @@ def batch(
             "minimum_slices": minimum_slices,
             "plane": plane,
             "since": since,
-            "until": before,
+            "to_date": to_date,
             "hash_names": hash_names or None,
         },
     )
-    labels = dicom_output.labels(
-        True,
-        {
-            "series_description": series_description,
-            "series_number": series_number,
-            "uid_root": uid_root,
-            "seed": seed,
-            "body_part": body_part,
-            "allow_burned_in": allow_burned_in,
-        },
-        also_nifti=False,
-        deidentify=deidentify,
-        key_file=deidentify_key,
-    )
-    given: dict[str, Any] = {"readers": readers} if readers else {}
-    job = ConversionJob(
+    job = make_job(
         model,
-        devices=tuple(device or ["auto"]),
+        labels,
+        deidentify=deidentify,
+        deidentify_key=deidentify_key,
+        device=device,
         precision=precision,
         batch_size=batch_size,
         mask=mask,
+        force=force,
+        readers=readers,
+        time_limit=time_limit,
         kind=to,
-        labels=labels,  # type: ignore[arg-type]
-        guard="force" if force else "skip",
-        time_limit_seconds=time_limit,
         until=_time_of_day(until),
         hash_names=wanted.hash_names,
         part=part or "",
         engine=engine,
         ray_address=ray_address,
-        **given,
     )
     if job.hash_names:
         hide_paths()
@@ -277,7 +274,7 @@ def batch(
     claim_output(outgoing, incoming)
     with hook or nullcontext():
         conversion = _convert(worklist, outgoing, job, hook, arrivals)
-        write_summary(outgoing, read_events(outgoing))
+        write_summary(outgoing, read_events(outgoing))  # commands may still run for long
     _finish(conversion, outgoing, hook)
 
 
@@ -320,17 +317,18 @@ def _convert(
 
 def _finish(conversion: "Conversion", outgoing: Path, hook: "Hook | None") -> None:
     """Write the summary, print it, and exit with the code that says how it went."""
+    from medp2p.conversion.disk import DISK_TROUBLES
     from medp2p.conversion.journal import read_events
     from medp2p.conversion.summary import progress_of, progress_text, write_summary
 
     events = read_events(outgoing)
     write_summary(outgoing, events)
     typer.echo(progress_text(progress_of(events)))
-    if conversion.ended == "interrupted":
+    if conversion.ended == "interrupted" or (hook and hook.was_interrupted):
         raise typer.Exit(options.EXIT_INTERRUPTED)
     if conversion.reason:
         typer.echo(f"medp2p: {conversion.reason}", err=True)
-    if conversion.ended in ("disk_full", "read_only", "disk_error"):
+    if conversion.ended in DISK_TROUBLES:
         raise typer.Exit(1)
     if conversion.failed:
         good = conversion.done + conversion.unchanged
@@ -378,12 +376,9 @@ def _time_of_day(text: str | None) -> time_of_day | None:
     if text is None:
         return None
     try:
-        time = time_of_day.fromisoformat(text)
+        return datetime.strptime(text, "%H:%M").time()
     except ValueError:
-        time = None
-    if time is None or time.tzinfo:
-        raise ConfigError(f"--until {text!r}: expected a time of day such as 06:00")
-    return time
+        raise ConfigError(f"--until {text!r}: expected a time of day such as 06:00") from None
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

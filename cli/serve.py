@@ -1,13 +1,14 @@
 """``medp2p serve``: a DICOM node that translates what it receives and sends the results on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medp2p.errors import MedP2PError
 
 from . import dicom_output, options
+from .conversion import make_job
 
 if TYPE_CHECKING:
     from medp2p.node.service import Node
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 GIB = 2**30
-DISK_ENDINGS = ("disk_full", "read_only", "disk_error")
 
 
 def serve(
@@ -176,18 +176,12 @@ def serve(
         raise typer.BadParameter("goes with --tls-cert and --tls-key", param_hint="--tls-ca")
     if to_tls_ca and not to:
         raise typer.BadParameter("goes with --to", param_hint="--to-tls-ca")
-    if deidentify and deidentify_key is None:
-        raise typer.BadParameter(
-            "needs --deidentify-key here, so that the same series gets the same ids again",
-            param_hint="--deidentify",
-        )
-    from medp2p.conversion.job import ConversionJob
     from medp2p.conversion.rules import load_rules
     from medp2p.node.service import Node
     from medp2p.node.settings import Limits
 
-    labels = dicom_output.labels(
-        True,
+    job = make_job(
+        model,
         {
             "series_description": series_description,
             "series_number": series_number,
@@ -196,22 +190,16 @@ def serve(
             "body_part": body_part,
             "allow_burned_in": allow_burned_in,
         },
-        also_nifti=False,
         deidentify=deidentify,
-        key_file=deidentify_key,
-    )
-    given: dict[str, Any] = {"readers": readers} if readers else {}
-    job = ConversionJob(
-        model,
-        devices=tuple(device or ["auto"]),
+        deidentify_key=deidentify_key,
+        device=device,
         precision=precision,
         batch_size=batch_size,
         mask=mask,
+        force=force,
+        readers=readers,
+        time_limit=time_limit,
         kind="dicom",
-        labels=labels,  # type: ignore[arg-type]
-        guard="force" if force else "skip",
-        time_limit_seconds=time_limit,
-        **given,
     )
     limits = Limits(
         associations=max_associations,
@@ -234,6 +222,7 @@ def serve(
 
 
 def _serve(node: "Node") -> None:
+    from medp2p.conversion.disk import DISK_TROUBLES
     from medp2p.node.service import serve as run
 
     place = f"{node.listening.ae_title}@{node.listening.host}"
@@ -241,7 +230,7 @@ def _serve(node: "Node") -> None:
         conversion = run(node, lambda port: typer.echo(f"{place}:{port} listens", err=True))
     except KeyboardInterrupt:
         return
-    if conversion.ended in DISK_ENDINGS:
+    if conversion.ended in DISK_TROUBLES:
         raise MedP2PError(f"{node.spool}: {conversion.reason}")
 
 

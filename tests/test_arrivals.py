@@ -156,6 +156,24 @@ def test_what_is_left_out_is_said_once(tree):
     assert names(watched.settled()) == ["few.nii"]
 
 
+def test_once_all_is_quiet_the_names_of_all_are_said(tree):
+    watched = Watched(tree, TWO)
+    write_image(tree / "x_t2.nii.gz")
+    assert watched.after(6).looked_in == ()
+    found = watched.after(QUIET)
+    assert (found.looked_in, found.names) == (("",), {"x_t2"})
+    assert watched.after(6).looked_in == ()
+    write_image(tree / "x_t1.nii.gz")
+    assert watched.after(6).looked_in == ()
+    found = watched.after(QUIET)
+    assert (found.looked_in, found.names) == (("",), {"x_t1"})
+    (tree / "x_t1.nii.gz").unlink()
+    assert [watched.after(QUIET).names for _ in range(3)][1:] == [{"x_t2"}, frozenset()]
+    (tree / "x_t2.nii.gz").unlink()
+    found = [watched.after(QUIET) for _ in range(2)][1]
+    assert (found.looked_in, found.names) == (("",), frozenset())
+
+
 def test_nothing_is_said_of_a_series_that_is_being_copied(tree, tmp_path):
     """Neither that a file is damaged, nor that a slice is missing."""
     series(tmp_path / "there")

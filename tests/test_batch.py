@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from conftest import make_pair, refused, run
 
-from medp2p.conversion.hooks import Hook
-from medp2p.conversion.journal import Event, Journal, read_events
+from medp2p.conversion.journal import Journal, read_events
 from medp2p.io import read_volume
 
 ODD_NAME = "a 'quoted' name"
@@ -105,15 +104,47 @@ def test_a_command_that_failed_is_run_again_and_one_that_succeeded_is_not(
     assert len([event for event in read_events(output) if event.kind == "done"]) == 2
 
 
+def test_what_has_changed_or_gone_is_told_by_the_summary(incoming, tiny_model, tmp_path, capsys):
+    output, mr = tmp_path / "out", incoming / "p1" / "mr.nii.gz"
+    command = batch(incoming, output, tiny_model, "--exclude", "*quoted*")
+    assert run(capsys, *command)[0] == 3
+    result = (output / "p1" / "mr.nii.gz").read_bytes()
+    assert run(capsys, *command, "--exclude", "p1/*")[0] == 1
+    assert rows_of(output)["p1/mr"][0] == "done"
+
+    nib.save(nib.Nifti1Image(make_pair(9)[0][..., :3], np.diag([1.5, 1.5, 3.0, 1.0])), mr)
+    (incoming / "p2" / "mr.nii.gz").unlink()
+    assert run(capsys, *command)[0] == 0
+    rows = rows_of(output)
+    assert rows["p1/mr"] == (
+        "skipped",
+        "3 slices; expected at least 8; the result of an earlier run, of another input, is still "
+        "there",
+    )
+    assert set(rows) == {"p1/ct", "p1/mr", f"{ODD_NAME}/mr"}
+    assert (output / "p1" / "mr.nii.gz").read_bytes() == result
+
+
+def rows_of(output: Path) -> dict[str, tuple[str, str]]:
+    with (output / "summary.csv").open(newline="") as file:
+        return {row["scan"]: (row["state"], row["reason"]) for row in csv.DictReader(file)}
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
         (["--until", "25:00"], "expected a time of day such as 06:00"),
+        (["--until", "06"], "expected a time of day such as 06:00"),
+        (["--ray-address", "host:6379"], "goes with --engine ray"),
+        (["--seed", "x", "--to", "nifti"], "is for DICOM results"),
+        (["--body-part", "HEAD", "--to", "nifti"], "is for DICOM results"),
         (["--until", "06:00+02:00"], "expected a time of day such as 06:00"),
         (["--shard", "4/3"], "expected I/N with I from 1 to N"),
         (["--on-done", "echo done"], "no {} in 'echo done'"),
         (["--on-done", "echo '{}"], "check the quotes"),
         (["--since", "yesterday"], "since: "),
+        (["--uid-root", "abc"], "is no root for UIDs"),
+        (["--body-part", "head"], "the body part is not of"),
         (["--deidentify", "--to", "dicom"], "needs --deidentify-key"),
         (["--deidentify", "--deidentify-key", __file__, "--to", "nifti"], "is for DICOM results"),
     ],
@@ -189,43 +220,6 @@ def test_damaged_lines_of_a_journal_are_left_out(tmp_path):
             file.write(line.replace('"details":{}', '"details":[]') + "\n")
             file.write(line.replace('"scan":"a"', '"scan":["b"]') + "\n")
     assert [event.scan for event in read_events(tmp_path)] == ["a"]
-
-
-def test_two_runs_give_a_result_to_a_command_once(tmp_path):
-    log, output = tmp_path / "log", tmp_path / "out"
-    program = (
-        "import sys, time; time.sleep(0.1); open(sys.argv[1], 'a').write(sys.argv[2] + chr(10))"
-    )
-    command = shlex.join([sys.executable, "-c", program, str(log), "{}"])
-    events = [
-        Event("done", "", "r", f"s{n}", f"k{n}", details={"outputs": {f"{n}.nii": {}}})
-        for n in range(4)
-    ]
-    with Hook(command, output) as one, Hook(command, output) as other:
-        for event in events:
-            one.start(event)
-            other.start(event)
-    with Hook(command, output) as later:
-        later.start(events[0])
-    assert sorted(log.read_text().split()) == [str(output / f"{n}.nii") for n in range(4)]
-
-
-def test_a_command_that_hangs_when_a_run_ends_is_killed_and_run_again(tmp_path):
-    mark = tmp_path / "began"
-    command = shlex.join(["sh", "-c", 'echo x >> "$0"; sleep 600', str(mark), "{}"])
-    event = Event("done", "", "r", "s", "k", details={"outputs": {"a.nii": {}}})
-    for _ in range(2):
-        began = time.monotonic()
-        with Hook(command, tmp_path / "out") as hook:
-            hook.start(event)
-            count = len(mark.read_text()) if mark.exists() else 0
-            while not mark.exists() or len(mark.read_text()) == count:
-                time.sleep(0.05)
-                assert time.monotonic() - began < 20
-            hook.drop_waiting(grace_seconds=0.2)
-        assert time.monotonic() - began < 30
-    assert mark.read_text().split() == ["x", "x"]
-    assert not [e for e in read_events(tmp_path / "out") if e.kind == "hook"]
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from medp2p.conversion.journal import Event, Journal, last_of_each, read_events
 from medp2p.conversion.pipeline import Conversion, convert, next_time
 from medp2p.conversion.run import Run
 from medp2p.conversion.scans import LeftOut, Scan, ScanImage, Worklist
+from medp2p.conversion.summary import progress_of
+from medp2p.errors import OutputError
 from medp2p.io import DicomOutput, read_volume
 from medp2p.io.dicom_files import scan_files
 from medp2p.io.dicom_series import series_key
@@ -66,7 +68,7 @@ def scans(tmp_path_factory) -> tuple[Scan, ...]:
 
 
 def make_job(model: Path, **changes) -> ConversionJob:
-    settings = {"devices": ("cpu",), "precision": "fp32", "readers": 1, "guard": "off"}
+    settings = {"devices": ("cpu",), "precision": "fp32", "readers": 1, "guard": "force"}
     return ConversionJob(model, **(settings | changes))
 
 
@@ -271,7 +273,75 @@ def test_an_earlier_result_of_a_scan_that_fails_now_is_named(model, tmp_path):
     convert(Worklist((scan,)), output, make_job(model))
     event = last_of_each(read_events(output))["mr"]
     assert (event.kind, event.code) == ("failed", "unreadable")
-    assert event.reason.endswith("; the result of an earlier run is still there")
+    assert event.reason.endswith("; the result of an earlier run, of another input, is still there")
+
+
+def test_a_result_of_another_input_is_not_listed_as_done(undisturbed, model, scans, tmp_path):
+    output = copy(undisturbed, tmp_path)
+    own, other = scans[0].images[0].files, scans[1].images[0].files
+    touched = tmp_path / "touched.nii.gz"
+    shutil.copyfile(own[0], touched)
+    earlier = "; the result of an earlier run"
+    for files, failed, expected in (
+        (own, False, ("done", "")),
+        ((touched,), False, ("done", "")),
+        (other, False, ("skipped", f"is small{earlier}, of another input, is still there")),
+        (own, True, ("failed", f"is small{earlier} is still there")),
+    ):
+        worklist = Worklist((), (LeftOut("mr_0", "few_slices", "is small", failed, files),))
+        results = [convert(worklist, output, make_job(model)) for _ in range(2)]
+        events = read_events(output)
+        last = last_of_each(events)["mr_0"]
+        assert (last.kind, last.reason) == expected
+        assert not [e for e in events if e.scan and e.run == results[1].run]
+    assert files_of(output) == files_of(undisturbed)
+
+
+def test_what_is_gone_is_refused_no_longer(undisturbed, model, scans, tmp_path):
+    output = copy(undisturbed, tmp_path)
+    refused = ("p/t2", "q/t2", "mr_0")
+    left_out = tuple(LeftOut(name, "damaged", "is cut off", failed=True) for name in refused)
+    convert(Worklist((), left_out), output, make_job(model))
+    some = Worklist((), (), looked_in=("p/", "mr"), names=frozenset(("p/t1",)))
+    for worklist, expected in ((Worklist(()), refused), (some, refused[1:]), (some, refused[1:])):
+        result = convert(worklist, output, make_job(model))
+        failed = [e.scan for e in last_of_each(read_events(output)).values() if e.kind == "failed"]
+        assert set(failed) == set(expected)
+    assert [e.kind for e in read_events(output) if e.run == result.run] == ["run", "ended"]
+    assert progress_of(read_events(output)).counts["failed"] == 2
+    back = convert(Worklist((), left_out[:1]), output, make_job(model))
+    assert [e.scan for e in read_events(output) if e.run == back.run] == ["", "p/t2", ""]
+
+
+def test_a_run_whose_output_is_taken_away_ends_in_one_line(model, scans, tmp_path):
+    output, away = tmp_path / "out", tmp_path / "away"
+
+    def take_away(event: Event) -> None:
+        if event.kind == "run":
+            output.rename(away)
+
+    with pytest.raises(OutputError, match="cannot be written"):
+        convert(Worklist(scans[:1]), output, make_job(model), on_event=take_away)
+    assert [event.code for event in read_events(away)] == ["", "error"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_seen_before_the_scan_is_translated(
+    model, scans, tmp_path
+):
+    (tmp_path / "p").write_text("mine")
+    convert(Worklist((replace(scans[0], name="p/mr"),)), tmp_path, make_job(model))
+    kinds = [(event.kind, event.code) for event in read_events(tmp_path) if event.scan]
+    assert kinds == [("taken", ""), ("failed", "foreign_output")]
+    assert (tmp_path / "p").read_text() == "mine"
+
+
+def test_a_copy_of_a_file_is_no_other_input(model, scans, undisturbed, tmp_path):
+    output = copy(undisturbed, tmp_path)
+    [image] = scans[4].images
+    again = tmp_path / "copy"
+    shutil.copyfile(image.files[0], again)
+    with_copy = replace(scans[4], images=(replace(image, files=(*image.files, again)),))
+    assert counts(convert(Worklist((with_copy,)), output, make_job(model))) == (0, 1, 0, 0)
 
 
 def test_a_scan_that_turns_out_damaged_while_under_way_is_not_done(model, tmp_path):
@@ -637,3 +707,16 @@ def test_scans_that_arrive_later_are_added(model, tmp_path, caplog):
     assert counts(result) == (3, 0, 1, 0)
     assert sorted(done) == ["mr_0", "mr_0", "mr_1"]
     assert "no further scans: the folder of scans is gone" in caplog.messages
+
+
+def test_a_model_under_another_name_makes_nothing_again(model, tmp_path, caplog):
+    scan = write_mr(tmp_path / "in" / "mr.nii.gz", 1)
+    coronal = [[1.5, 0, 0, 0], [0, 0, 3.0, 0], [0, 1.5, 0, 0], [0, 0, 0, 1]]
+    nib.save(nib.Nifti1Image(make_pair(1, SHAPE)[0], np.array(coronal)), scan.images[0].path)
+    for name in ("one.safetensors", "two.safetensors"):
+        renamed = tmp_path / name
+        shutil.copyfile(model, renamed)
+        result = convert(Worklist((scan,)), tmp_path / "out", make_job(renamed, kind="dicom"))
+    assert counts(result) == (0, 1, 0, 0)
+    [warning] = [m for m in caplog.messages if "not transverse" in m]
+    assert warning.startswith("mr: the slices are not transverse")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from medp2p.conversion.journal import JOURNAL_FOLDER, Journal, last_of_each, read_events
+from medp2p.conversion.records import Records
 from medp2p.conversion.summary import progress_of, progress_text, write_summary
 from medp2p.errors import OutputError
 
@@ -30,16 +32,84 @@ def test_events_come_back_in_order_over_all_runs(tmp_path):
         first.add("run", details={"scans": 2})
         second.add("taken", scan="a/b", key="k1")
         first.add("failed", scan="a/b", code="damaged", reason="its end is missing")
-        second.add("done", scan="ü\n'\"", details={"outputs": {"x.nii.gz": "00"}})
+        second.add(
+            "done", scan="ü\n'\"", details={"outputs": {"x.nii.gz": {"bytes": 1, "sha256": "00"}}}
+        )
     events = read_events(tmp_path)
     assert [event.kind for event in events] == ["run", "taken", "failed", "done"]
     assert len({event.run for event in events}) == 2
     assert events[3].scan == "ü\n'\""
-    assert events[3].details == {"outputs": {"x.nii.gz": "00"}}
+    assert events[3].details == {"outputs": {"x.nii.gz": {"bytes": 1, "sha256": "00"}}}
     assert {s: e.kind for s, e in last_of_each(events).items()} == {
         "a/b": "failed",
         "ü\n'\"": "done",
     }
+
+
+def test_the_order_is_that_of_what_runs_knew_whatever_their_clocks_say(tmp_path):
+    with Journal(tmp_path) as early:
+        early.add("taken", scan="a")
+        early.add("failed", scan="a", code="damaged")
+    text = early.path.read_text()
+    early.path.write_text(re.sub(r'"time":"\d{4}', '"time":"2996', text))
+    assert {event.time[:4] for event in read_events(tmp_path)} == {"2996"}
+    with Journal(tmp_path) as one, Journal(tmp_path) as other:
+        one.add("done", scan="a")
+        assert last_of_each(read_events(tmp_path))["a"].kind == "done"
+        other.follow(read_events(tmp_path))
+        other.add("skipped", scan="a")
+    assert last_of_each(read_events(tmp_path))["a"].kind == "skipped"
+    records = Records(tmp_path)
+    records.update()
+    assert records.last["a"].kind == "skipped"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ('"time":"2', '"time":"x2'),
+        ('"number":1', '"number":"1"'),
+        ('"scan":"a"', '"scan":["a"]'),
+        ('"seconds":2.0', '"seconds":"x"'),
+        ('"quality":{', '"quality":[],"more":{'),
+        ('"guard_score":0.5', '"guard_score":[1]'),
+        ('"guard_reasons":[]', '"guard_reasons":[1]'),
+        ('"sha256":"00"', '"sha256":["00"]'),
+        ('"bytes":1', '"size":1'),
+        ('"inputs":[', '"inputs":[1,'),
+        ('"details":{', '"details":[],"more":{'),
+        ("{", "[" * 100_000),
+    ],
+)
+def test_a_damaged_line_is_no_event(tmp_path, damage):
+    details = {
+        "outputs": {"a.nii": {"bytes": 1, "sha256": "00"}},
+        "inputs": [{"state": "1", "sha256": "2"}],
+        "seconds": 2.0,
+        "quality": {"guard_score": 0.5, "guard_reasons": []},
+    }
+    with Journal(tmp_path) as journal:
+        journal.add("done", scan="a", details=details)
+    assert [event.scan for event in read_events(tmp_path)] == ["a"]
+    line = journal.path.read_text()
+    assert damage[0] in line
+    journal.path.write_text(line.replace(*damage, 1) + line.replace('"a"', '"b"'))
+    (journal.path.parent / "folder.jsonl").mkdir()
+    events = read_events(tmp_path)
+    assert [event.scan for event in events] == ["b"]
+    write_summary(tmp_path, events)
+
+
+def test_a_journal_that_cannot_be_read_is_refused_in_one_line(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.add("done", scan="a")
+    other = journal.path.with_name("other.jsonl")
+    other.symlink_to(other.name)
+    for read in (read_events, lambda output: Records(output).update()):
+        with pytest.raises(OutputError, match=r"other.jsonl: cannot be read: .*make it readable"):
+            read(tmp_path)
+    with pytest.raises(OutputError, match="cannot be read"), Journal(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -89,7 +159,11 @@ def test_a_summary_counts_scans_by_their_last_event(tmp_path):
         journal.add("failed", scan="a", code="damaged", reason="=1+1")
         journal.add("skipped", scan="b", code="foreign", reason="another body region")
         quality = {"guard_score": 0.5, "clipped": -0.0}
-        details = {"outputs": {"c.nii.gz": "00"}, "seconds": 2.0, "quality": quality}
+        details = {
+            "outputs": {"c.nii.gz": {"bytes": 1, "sha256": "00"}},
+            "seconds": 2.0,
+            "quality": quality,
+        }
         journal.add("done", scan="c", details=details)
     events = read_events(tmp_path)
     progress = progress_of(events)

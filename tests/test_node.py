@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -43,12 +44,13 @@ from medp2p.checkpoint import read_card
 from medp2p.conversion.journal import Event, read_events
 from medp2p.conversion.records import content_of
 from medp2p.conversion.rules import Rules
+from medp2p.conversion.scans import Scan
 from medp2p.errors import ConfigError, OutputError
 from medp2p.io import read_volume
 from medp2p.node import sender as sender_module
 from medp2p.node import settled as settled_module
 from medp2p.node import spool as spool_module
-from medp2p.node.deliveries import count_deliveries, load_delivery
+from medp2p.node.deliveries import Delivery, count_deliveries, load_delivery
 from medp2p.node.objects import RefusedObjectError
 from medp2p.node.receiver import Receiver, readable_transfer_syntaxes
 from medp2p.node.retention import Retention
@@ -588,7 +590,7 @@ def test_scans_are_named_by_their_unit(study, tmp_path, tiny_model):
     assert scan.name.startswith(f"{place}/")
     soon = time.time() + 1
     assert not receiver.spool.remove(place, soon)
-    find.answered(place, scan.name)
+    find.answered(place, Event("skipped", "", "run", scan.name))
     assert receiver.spool.remove(place, soon)
 
 
@@ -889,9 +891,10 @@ def send(results: Path, tmp_path: Path, port: int, retry_seconds: float = 60.0, 
     return Sender(results, tmp_path / "sent", to, "SENDER", retry_seconds)
 
 
-def wait_until_sent(sender: Sender, seconds: float = 15.0) -> None:
+def wait_until_sent(sender: Sender, sha256: str, seconds: float = 15.0) -> None:
+    """Or given up."""
     end = time.monotonic() + seconds
-    while sender.waiting:
+    while not sender.delivery_of("a/b/c", sha256).ended:
         assert time.monotonic() < end
         time.sleep(0.05)
 
@@ -904,7 +907,7 @@ def test_results_are_sent_once(results, study, tmp_path, certificates):
         for _ in range(2):
             with send(results, tmp_path, archive.port, tls=tls) as sender:
                 sender.add("a/b/c", digest)
-                wait_until_sent(sender)
+                wait_until_sent(sender, digest)
                 assert sender.delivery_of("a/b/c", digest).ended == "sent"
         assert len(kept(tmp_path / "archive")) == len(study[0])
     lines = (tmp_path / "sent/a/b/c.jsonl").read_text().splitlines()
@@ -925,7 +928,7 @@ def test_only_what_was_not_acknowledged_is_sent_again(results, study, tmp_path):
             log.write('{"kind": "acknow')
         with send(results, tmp_path, archive.port) as sender:
             sender.add("a/b/c", digest)
-            wait_until_sent(sender)
+            wait_until_sent(sender, digest)
         assert len(kept(tmp_path / "archive")) == len(study[0]) - 5
     again = load_delivery(tmp_path / "sent", "a/b/c", digest, to.format(archive.port))
     assert (again.ended, len(again.acknowledged)) == ("sent", len(study[0]))
@@ -948,7 +951,7 @@ def test_it_is_tried_until_the_destination_is_there(results, study, tmp_path, qu
             Spool(tmp_path / "archive", LIMITS) as spool,
             Receiver(spool, Listening(port=port, limits=LIMITS)),
         ):
-            wait_until_sent(sender)
+            wait_until_sent(sender, digest)
         assert len(kept(tmp_path / "archive")) == len(study[0])
     assert said(caplog)[0].endswith("a/b/c: MEDP2P cannot be reached; next try in 0 s")
 
@@ -960,16 +963,16 @@ def test_it_is_given_up_after_a_time_and_taken_up_with_more(results, tmp_path, q
         archive.listening = wrong
         with send(results, tmp_path, archive.port, retry_seconds=1.0) as sender:
             sender.add("a/b/c", digest)
-            wait_until_sent(sender)
+            wait_until_sent(sender, digest)
             assert sender.delivery_of("a/b/c", digest).ended == "given_up"
-            sender.add("a/b/c", digest)
-            assert sender.waiting == 0
         assert said(caplog)[-1].startswith("given up: a/b/c: MEDP2P rejects the association")
         archive.listening = replace(wrong, ae_title="MEDP2P")
         with send(results, tmp_path, archive.port, retry_seconds=60.0) as sender:
             sender.add("a/b/c", digest)
-            wait_until_sent(sender)
-            assert sender.delivery_of("a/b/c", digest).ended == "sent"
+            deadline = time.monotonic() + 15
+            while sender.delivery_of("a/b/c", digest).ended != "sent":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
     assert kept(tmp_path / "archive")
 
 
@@ -983,7 +986,7 @@ def test_one_refused_object_does_not_stop_the_others(results, study, tmp_path, q
             assert store(association, other) == [0]
         with send(results, tmp_path, archive.port, retry_seconds=0.1) as sender:
             sender.add("a/b/c", digest)
-            wait_until_sent(sender)
+            wait_until_sent(sender, digest)
             delivery = sender.delivery_of("a/b/c", digest)
         assert len(kept(tmp_path / "archive")) == len(study[0])
     assert len(delivery.acknowledged) == len(study[0]) - 1
@@ -999,9 +1002,127 @@ def test_what_somebody_changed_is_not_sent(results, tmp_path, quick, caplog):
         send(results, tmp_path, archive.port, retry_seconds=0.5) as sender,
     ):
         sender.add("a/b/c", digest)
-        wait_until_sent(sender)
+        wait_until_sent(sender, digest)
     assert kept(tmp_path / "archive") == []
     assert "it is not what the journal says" in said(caplog)[0]
+
+
+def test_a_result_that_is_replaced_while_it_is_sent_is_not_noted_as_sent(
+    results, study, tmp_path, quick, caplog
+):
+    """As in `publish`; the other one is sent as soon as it is known."""
+    folder, other = results / "a/b/c", tmp_path / "other"
+    shutil.copytree(folder, other)
+    for path in other.iterdir():
+        image = dcmread(path)
+        image.SOPInstanceUID = generate_uid()
+        image.save_as(path)
+    old, new = content_of(folder).sha256, content_of(other).sha256
+    sender_note = Delivery.note
+
+    def note(self: Delivery, kind: Any, file: str = "") -> None:
+        sender_note(self, kind, file)
+        if self.sha256 == old and len(self.acknowledged) == 3 and other.exists():
+            folder.rename(tmp_path / "replaced")
+            other.rename(folder)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        node(tmp_path / "archive") as archive,
+        send(results, tmp_path, archive.port) as sender,
+    ):
+        patch.setattr(Delivery, "note", note)
+        sender.add("a/b/c", old)
+        deadline = time.monotonic() + 10
+        while not said(caplog):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        sender.add("a/b/c", new)
+        wait_until_sent(sender, new)
+        first = sender.delivery_of("a/b/c", old)
+        assert (len(first.acknowledged), first.ended) == (3, "")
+    assert len(kept(tmp_path / "archive")) == 3 + len(study[0])
+    assert "it is not what the journal says" in said(caplog)[0]
+
+
+def test_what_a_destination_has_is_not_sent_to_another(results, study, tmp_path):
+    """Nor to the same one under another name of its host."""
+    digest = content_of(results / "a/b/c").sha256
+    earlier = load_delivery(tmp_path / "sent", "a/b/c", digest, "ARCHIVE@localhost:104")
+    with (
+        node(tmp_path / "archive") as archive,
+        send(results, tmp_path, archive.port) as sender,
+    ):
+        earlier.note("acknowledged", study[0][0].name)
+        assert sender.delivery_of("a/b/c", digest).acknowledged == set(), "it has only a part"
+        earlier.note("sent")
+        sender.add("a/b/c", digest)
+        time.sleep(1.0)
+        assert kept(tmp_path / "archive") == []
+        (tmp_path / "sent/a/b/c.jsonl").unlink()
+        sender.add("a/b/c", digest)
+        wait_until_sent(sender, digest)
+        assert len(kept(tmp_path / "archive")) == len(study[0])
+
+
+# After a restart
+
+
+def test_what_has_its_results_is_not_taken_after_a_restart(versions, tmp_path, tiny_model):
+    """Whatever the settings are then; unless objects come, or somebody removes the file."""
+    card, _ = read_card(tiny_model)
+    images, _ = versions
+    with Spool(tmp_path, LIMITS) as spool:
+        find = Settled(spool, Rules(), card, quiet_seconds=0.0)
+        give(spool, *images[:9])
+        [early] = find().scans
+        give(spool, images[9])
+        [scan] = find().scans
+        find.answered(unit_of(scan.name), is_made(early))
+    with Spool(tmp_path, LIMITS) as spool:
+        find = Settled(spool, Rules(), card, quiet_seconds=0.0)
+        [scan] = find().scans  # the result was of a part only
+        find.answered(unit_of(scan.name), is_made(scan))
+    with Spool(tmp_path, LIMITS) as spool:
+        find = Settled(spool, Rules(minimum_slices=5), card, quiet_seconds=0.0)
+        assert find().scans == ()
+        give(spool, images[10])
+        [scan] = find().scans
+        find.answered(unit_of(scan.name), is_made(scan))
+    [note] = tmp_path.glob("incoming/*/*/.settled-*")
+    note.unlink()
+    with Spool(tmp_path, LIMITS) as spool:
+        find = Settled(spool, Rules(), card, quiet_seconds=0.0)
+        [scan] = find().scans
+        find.answered(unit_of(scan.name), Event("failed", "", "run", scan.name))
+    with Spool(tmp_path, LIMITS) as spool:
+        assert Settled(spool, Rules(), card, quiet_seconds=0.0)().scans, "it had failed"
+
+
+def unit_of(scan: str) -> str:
+    return "/".join(scan.split("/")[:2])
+
+
+def is_made(scan: Scan) -> Event:
+    return Event("done", "", "run", scan.name, details={"files": len(scan.images[0].files)})
+
+
+def test_contrasts_of_a_folder_are_refused(tmp_path, tiny_model):
+    card, _ = read_card(tiny_model)
+    card = replace(card, source_names=("t1", "t2"))
+    with pytest.raises(ConfigError, match="joined_by: folder: every series has a folder"):
+        Settled(Spool(tmp_path, LIMITS), Rules(joined_by="folder"), card, 0.0)
+
+
+def test_a_unit_that_is_looked_at_names_all_that_it_holds(versions, tmp_path, tiny_model):
+    """So that what was refused before more came no longer counts."""
+    card, _ = read_card(tiny_model)
+    with Spool(tmp_path, LIMITS) as spool:
+        give(spool, *versions[0][:9])
+        found = Settled(spool, Rules(), card, quiet_seconds=0.0)()
+    [scan] = found.scans
+    assert found.looked_in == (f"{unit_of(scan.name)}/",)
+    assert found.names == {scan.name}
 
 
 # What is taken away
@@ -1029,7 +1150,8 @@ def test_copies_are_taken_away_after_a_time(study, tmp_path, tiny_model):
         result.mkdir(parents=True)
         (result / "CT").write_bytes(b"CT")
         outputs = {sent.name: {"sha256": "x", "bytes": 2}}
-        done = Event("done", long_ago, "run", sent.name, details={"outputs": outputs})
+        details = {"outputs": outputs, "files": len(sent.images[0].files)}
+        done = Event("done", long_ago, "run", sent.name, details=details)
         retention = Retention(spool, find, sender, 3600.0, [])
         without_sender = Retention(spool, find, None, 0.0, [])
         retention.clean()
@@ -1053,12 +1175,7 @@ def test_copies_are_taken_away_after_a_time(study, tmp_path, tiny_model):
     with node(tmp_path) as receiver, send(tmp_path / "outgoing", tmp_path, 1) as sender:
         find = Settled(receiver.spool, Rules(), card, quiet_seconds=0.0)
         retention = Retention(receiver.spool, find, sender, 3600.0, [done])
-        retention.clean()
-        assert result.exists(), "nobody has looked at it since the start"
-        [_scan] = find().scans
-        retention.clean()
-        assert result.exists(), "it is being looked at"
-        retention.note(done)
+        assert find().scans == ()
         retention.clean()
         assert not result.exists()
         assert not delivery.log.exists()
@@ -1175,6 +1292,7 @@ def test_options_are_refused_before_any_work(tmp_path, tiny_model, capsys):
         (("--to", "ARCHIVE"), "expected AE@host:port"),
         (("--ae-title", "A\\B"), "expected an AE title"),
         (("--allow", "CT1@no.such.host.invalid"), "the host has no address"),
+        (("--uid-root", "abc"), "is no root for UIDs"),
     ):
         assert reason in refused(capsys, *common, *more, code=2)
     assert not (tmp_path / "spool").exists()

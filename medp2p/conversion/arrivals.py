@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,13 @@ from medp2p.conversion.rules import Rules
 from medp2p.conversion.scans import LeftOut, Scan, Worklist
 from medp2p.conversion.tree import read_tree
 from medp2p.conversion.wanted import wanted_for
-from medp2p.conversion.worklist import check_rules, find_candidates, join_candidates, shard
+from medp2p.conversion.worklist import (
+    check_rules,
+    find_candidates,
+    join_candidates,
+    names_in,
+    shard,
+)
 from medp2p.io import image_name, image_suffix
 from medp2p.io.dicom_files import Scan as Headers
 from medp2p.io.dicom_files import quiet_pydicom, scan_files, series_of_damaged
@@ -80,9 +86,9 @@ class Arrivals:
 
     A scan is returned once none of its files has changed for a while: none came, grew or went.
     It is returned again whenever one did. What is left out is returned once, and again if the
-    reason is another one. What is wanted is as for `medp2p.conversion.worklist.make_worklist`.
-    Of what is hidden nothing is said. It may be called as often as one likes: the tree is looked at
-    every few seconds.
+    reason is another one. Once all is quiet, the names of everything that is there are returned.
+    What is wanted is as for `medp2p.conversion.worklist.make_worklist`. Of what is hidden nothing
+    is said. It may be called as often as one likes: the tree is looked at every few seconds.
 
     Args:
         incoming: A tree of DICOM studies and image files.
@@ -115,6 +121,7 @@ class Arrivals:
         self._files: dict[Path, _File] = {}
         self._around: dict[str, set[Path]] = defaultdict(set)
         self._answers: dict[str, _Answer] = {}
+        self._names: frozenset[str] | None = None
         self._next_look = -math.inf
 
     def __call__(self) -> Worklist:
@@ -136,12 +143,15 @@ class Arrivals:
             path for path, f in self._files.items() if began - f.since < self._quiet_seconds
         }
         news = [path for path, f in self._files.items() if f.is_news and path not in restless]
-        files = sorted(path for path in self._all_around(news) if self._files[path].is_there)
+        looked_at = self._all_around(news)
+        files = sorted(path for path in looked_at if self._files[path].is_there)
         part = replace(tree, files=files)
         found = find_candidates(self._incoming, part, self._headers(files), self._wanted)
         worklist = join_candidates(found, self._rules, self._card)
         self._reckon(news)
-        return self._new_of(worklist, found, restless)
+        self._forget_answers(names_in(worklist), looked_at)
+        new = self._new_of(worklist, found, restless)
+        return new if restless else self._with_all_names(new)
 
     def _notice(self, states: Mapping[Path, _State], now: float) -> None:
         """Note what came, changed or went, and read the headers of that."""
@@ -196,6 +206,23 @@ class Arrivals:
         if gone:
             answers = self._answers.items()
             self._answers = {name: one for name, one in answers if gone.isdisjoint(one.files)}
+
+    def _forget_answers(self, names: Collection[str], looked_at: set[Path]) -> None:
+        """Forget what was said of things that are no longer there under their names."""
+        self._answers = {
+            name: one
+            for name, one in self._answers.items()
+            if name in names
+            or (looked_at.isdisjoint(one.files) and not self._files.keys().isdisjoint(one.files))
+        }
+
+    def _with_all_names(self, worklist: Worklist) -> Worklist:
+        """Add the names of all that is there, unless they were said already."""
+        names = frozenset(self._answers)
+        if names == self._names:
+            return worklist
+        self._names = names
+        return replace(worklist, looked_in=("",), names=names)
 
     def _headers(self, files: Sequence[Path]) -> Headers:
         headers = Headers()

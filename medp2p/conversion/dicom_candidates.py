@@ -144,20 +144,27 @@ def _candidate(incoming: Path, series: Series, group: Group, wanted: Wanted) -> 
     """Describe a group of slices by itself, whatever others its series holds."""
     file = group.first.file
     files = tuple(sorted({frame.file.path for frame in group.frames}))
-    home = _common_folder(files)
     number = _number_in_files(series, group, files)
-    folder = home.relative_to(incoming)
+    folder = _common_folder(_originals(group)).relative_to(incoming)
     visit = (file.patient, file.study_uid, file.frame_of_reference)
     return Candidate(
         Place(folder.parts, series=f"{series.key}_{_kind_of_image(group)}"),
         ScanImage(
-            path=home if len(files) > 1 else files[0],
+            path=_common_folder(files) if len(files) > 1 else files[0],
             files=files,
             series=f"{series.key}/{number}" if number else series.key,
         ),
         texts=(file.description, folder.name, folder.as_posix(), group.label),
         visit=(str(folder), *visit) if wanted.rules.joined_by == "folder" else visit,
     )
+
+
+def _originals(group: Group) -> list[Path]:
+    """Of files that are there several times, the one with the shortest path each."""
+    shortest: dict[str, Path] = {}
+    for file in sorted((f.file for f in group.frames), key=lambda f: (len(f.path.parts), f.path)):
+        shortest.setdefault(file.sop_instance_uid or str(file.path), file.path)
+    return list(shortest.values())
 
 
 def _kind_of_image(group: Group) -> str:
@@ -285,10 +292,10 @@ def _without_rivals(rivals: Sequence[tuple[Group, Candidate]]) -> list[Candidate
     candidates = [candidate for _, candidate in rivals]
     if len(candidates) < 2:
         return candidates
-    labels = "; ".join(group.label for group, _ in rivals[:10])
     refusal = Refusal(
         "ambiguous",
-        f"{len(candidates)} kinds of image in one series; choose one by a pattern: {labels}",
+        f"{len(candidates)} kinds of image in one series; choose one by a pattern that fits what "
+        "`medp2p inspect` shows of it",
     )
     failures = [one.refusal for one in candidates if one.refusal and one.refusal.failed]
     if failures:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from typing import Literal
+from typing import Literal, get_args
 
 DiskTrouble = Literal["disk_full", "read_only", "disk_error"]
+DISK_TROUBLES: tuple[DiskTrouble, ...] = get_args(DiskTrouble)
 
 _TROUBLES: dict[int, DiskTrouble] = {
     errno.ENOSPC: "disk_full",

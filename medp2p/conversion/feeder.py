@@ -59,6 +59,6 @@ def _feed(more: More, inbox: Inbox, ended: threading.Event) -> None:
             inbox.put(Arrived(Worklist(()), error))
             return
         else:
-            if worklist.scans or worklist.left_out:
+            if worklist.scans or worklist.left_out or worklist.looked_in:
                 inbox.put(Arrived(worklist))
         ended.wait(SECONDS_BETWEEN_LOOKS)

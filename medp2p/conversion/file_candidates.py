@@ -75,6 +75,8 @@ def other_candidates(incoming: Path, tree: Tree, headers: Headers) -> list[Candi
     refusals += [(path, leads_out) for path in tree.outside]
     ours = Refusal("own_output", "a folder that medp2p batch writes into")
     refusals += [(path, ours) for path in tree.outputs]
+    no_file = Refusal("not_read", "a pipe, a socket or a device; expected a file")
+    refusals += [(path, no_file) for path in tree.no_files]
     return [without_image(incoming, path, refusal) for path, refusal in refusals if refusal]
 
 
@@ -94,7 +96,7 @@ def _candidate(incoming: Path, path: Path, files: Collection[Path], wanted: Want
     sidecar = _sidecar(path, files)
     found = Candidate(
         place_of_file(incoming, path),
-        ScanImage(path, (path,)),
+        ScanImage(path, _files_of(path)),
         texts=(str(sidecar.get("SeriesDescription", "")), image_name(path), relative.as_posix()),
         visit=("folder", str(relative.parent)),
     )
@@ -111,8 +113,16 @@ def _candidate(incoming: Path, path: Path, files: Collection[Path], wanted: Want
         return replace(found, refusal=time_series(volumes) if volumes > 1 else damaged)
 
 
+def _files_of(path: Path) -> tuple[Path, ...]:
+    """An image file, and the one that holds its voxels if that is another one and can be found."""
+    with suppress(MedP2PError):
+        if data := data_file(path) if image_suffix(path) else None:
+            return path, data
+    return (path,)
+
+
 def _placed(incoming: Path, candidate: Candidate, wanted: Wanted) -> Candidate:
-    """Add where the voxels lie, and the file that holds them."""
+    """Add where the voxels lie."""
     path = candidate.image.path
     data = data_file(path) if image_suffix(path) else None
     if data and not data.resolve().is_relative_to(incoming.resolve()):
@@ -122,7 +132,6 @@ def _placed(incoming: Path, candidate: Candidate, wanted: Wanted) -> Candidate:
     refuse_shear(path, grid)
     return replace(
         candidate,
-        image=ScanImage(path, (path, data) if data else (path,)),
         grid=grid,
         refusal=wanted.refuse_grid(grid, slice_axis_of(grid)),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shlex
 import signal
 import subprocess
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from medp2p.conversion.claims import Claims
 from medp2p.conversion.journal import Event, Journal
 from medp2p.conversion.records import Records
 from medp2p.errors import ConfigError, OutputError
+from medp2p.signals import stop_signals
 
 _logger = logging.getLogger(__name__)
 
@@ -27,15 +29,31 @@ TIME_LIMIT_SECONDS = 600.0
 GRACE_SECONDS = 10.0
 """A command that runs when a run is ended may take so long."""
 
+WAITS = "hook_waits"
+"""Code of a ``hook`` event: the command is still to be run."""
+
+FAILED = "hook_failed"
+"""Code of a ``hook`` event: the command was run, and has failed."""
+
+TICK_SECONDS = 0.5
+
 
 class Hook:
     """Runs a command with the path of each result, one at a time, beside the pipeline.
 
     No shell is involved: the command is split into words as a shell would, and ``{}`` in a word
-    becomes the path, whatever characters that has. How it ended is in a journal of its own, and a
-    result for which it has succeeded is not given to it again, by this run, one beside it or a
-    later one. Killed in between, a run may give it a result twice. For use as a context, which
-    waits for the last.
+    becomes the path, whatever characters that has. While the command runs, the hook holds the claim
+    on the scan (`medp2p.conversion.claims`), so no run gives the result another content; and it
+    only runs if the result is what the journal says. A result for which the journal says that the
+    command has succeeded is not given to it again. A run that is killed before it has noted the
+    success gives it again, and what the command has started then may still go on beside that.
+
+    For use as a context, which waits for the last command; after SIGINT or SIGTERM for
+    `GRACE_SECONDS` only.
+
+    Attributes:
+        failed: For so many results the command has failed.
+        was_interrupted: Whether a signal came while the context waited for the last.
 
     Args:
         command: Such as ``storescu -aec ARCHIVE host 104 +sd {}``.
@@ -55,19 +73,26 @@ class Hook:
                 f"--on-done: no {PLACEHOLDER} in {command!r}; put it where the result's path goes"
             )
         self.failed = 0
+        self.was_interrupted = False
         self._command = hashlib.sha256(json.dumps(self.words).encode()).hexdigest()
         self._output = output
         self._journal = Journal(output)
         self._claims = Claims(output, self._journal.run)
         self._records = Records(output)
-        self._succeeded: set[tuple[str, str]] = set()
-        self._pool = ThreadPoolExecutor(1)
-        self._running: subprocess.Popen[bytes] | None = None
-        self._is_dropping = False
+        self._succeeded: set[tuple[str, str]] = set()  # scan, key
+        self._last: dict[str, tuple[str, str, str]] = {}  # scan -> command, key, code
+        self._lock = threading.RLock()  # of the journal and all that is known
+        self._waiting: dict[str, Event] = {}
+        self._news = threading.Event()
+        self._is_ending = False
+        self._latest = math.inf  # of time.monotonic, when no command may run any more
+        self._has_ended = threading.Event()  # an interrupted join takes a thread for ended
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Hook:
         self._journal.__enter__()
         self._claims.__enter__()
+        self._thread.start()
         return self
 
     def __exit__(
@@ -76,85 +101,139 @@ class Hook:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind:
-            self.drop_waiting(0.0)
-        self._pool.shutdown()
-        self._claims.__exit__(kind, error, trace)
-        self._journal.__exit__(kind, error, trace)
+        self._is_ending = True
+        self._news.set()
+        try:
+            with stop_signals() as stop:
+                if kind:
+                    self.drop_waiting()
+                while not self._has_ended.wait(0.1):
+                    if stop.requested and not self.was_interrupted:
+                        self.was_interrupted = True
+                        self.drop_waiting()
+        finally:
+            self._end_within(0.0)  # of a second signal; otherwise it has ended
+            self._has_ended.wait()
+            self._claims.__exit__(kind, error, trace)
+            self._journal.__exit__(kind, error, trace)
 
     def start(self, done: Event) -> None:
         """Run the command for what a ``done`` event made, once those before it have ended."""
-        self._pool.submit(self._run, done)
-
-    def drop_waiting(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Leave those that have not begun to the next run, and soon the one that runs, too."""
-        self._is_dropping = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        end = time.monotonic() + grace_seconds
-        while self._running and time.monotonic() < end:
-            time.sleep(0.05)
-        if running := self._running:
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)
-
-    def _run(self, done: Event) -> None:
-        """Run the command, unless it has succeeded or another run is at it."""
         try:
-            claim = self._claims.take(f"{self._command} {done.scan} {done.key}")
-            if claim:
+            with self._lock:
+                if self._has_succeeded(done):
+                    return
+                if self._last.get(done.scan, ())[:2] != (self._command, done.key):
+                    self._note(done, WAITS)
+                self._waiting[done.scan] = done
+        except OutputError as error:
+            _logger.warning("%s", error)
+        self._news.set()
+
+    def drop_waiting(self) -> None:
+        """Leave those that have not begun to the next run, and soon the one that runs, too."""
+        self._end_within(GRACE_SECONDS)
+
+    def _end_within(self, seconds: float) -> None:
+        self._latest = min(self._latest, time.monotonic() + seconds)
+        self._news.set()
+
+    def _work(self) -> None:
+        try:
+            self._go_through()
+        finally:
+            self._has_ended.set()
+
+    def _go_through(self) -> None:
+        """Go through those that wait, again and again, until none will come any more."""
+        while self._latest == math.inf:
+            with self._lock:
+                waiting = list(self._waiting.values())
+                is_last = self._is_ending and not waiting
+            if is_last:
+                return
+            for done in waiting:
+                if self._latest < math.inf:
+                    return
+                self._try(done)
+            self._news.wait(TICK_SECONDS)
+            self._news.clear()
+
+    def _try(self, done: Event) -> None:
+        """Run the command, unless it has succeeded; let it wait if a run is at the scan."""
+        try:
+            if not self._has_succeeded(done):
+                claim = self._claims.take(done.scan)
+                if claim is None:
+                    return
                 try:
-                    self._learn()
-                    if (done.scan, done.key) not in self._succeeded:
-                        self._run_and_note(done)
+                    if not self._has_succeeded(done):
+                        self._run(done)
                 finally:
                     self._claims.release(claim)
         except OutputError as error:
             _logger.warning("%s", error)
+        with self._lock:
+            if self._waiting.get(done.scan) is done:
+                del self._waiting[done.scan]
 
-    def _learn(self) -> None:
-        """Take in for which results the command has succeeded, in any run."""
-        for event in self._records.update():
-            same = event.kind == "hook" and event.details.get("command") == self._command
-            if same and not event.code:
-                self._succeeded.add((event.scan, event.key))
+    def _has_succeeded(self, done: Event) -> bool:
+        """Whether the command has for a result, in any run; then that is the last word on it."""
+        with self._lock:
+            events = self._records.update()
+            self._journal.follow(events)
+            for event in events:
+                if event.kind == "hook":
+                    self._learn(event)
+            has_succeeded = (done.scan, done.key) in self._succeeded
+            if has_succeeded and self._last[done.scan] != (self._command, done.key, ""):
+                self._note(done, "")
+            return has_succeeded
 
-    def _run_and_note(self, done: Event) -> None:
-        paths = [self._output / path for path in done.details.get("outputs", {})]
-        problem = next(filter(None, map(self._problem_with, paths)), "")
-        if problem and self._is_dropping:
+    def _learn(self, event: Event) -> None:
+        command = str(event.details.get("command", ""))
+        self._last[event.scan] = command, event.key, event.code
+        if command == self._command and not event.code:
+            self._succeeded.add((event.scan, event.key))
+
+    def _note(self, done: Event, code: str, reason: str = "") -> None:
+        details = {"command": self._command}
+        with self._lock:
+            self._journal.add(
+                "hook", scan=done.scan, key=done.key, code=code, reason=reason, details=details
+            )
+
+    def _run(self, done: Event) -> None:
+        """Run the command for a result that is still what it was."""
+        results = self._records.results(done.scan)
+        made = next((one for one in reversed(results) if one.key == done.key), None)
+        if made is None or not made.is_intact(self._output):
+            _logger.warning(
+                "%s: is not what was made any more; no command is run for it", done.scan
+            )
             return
-        self.failed += bool(problem)
-        self._journal.add(
-            "hook",
-            scan=done.scan,
-            key=done.key,
-            code="hook_failed" if problem else "",
-            reason=problem,
-            details={"command": self._command},
-        )
+        for path in made.outputs:
+            problem = self._problem_with(self._output / path)
+            if problem is None:
+                return
+            self.failed += bool(problem)
+            self._note(done, FAILED if problem else "", problem)
 
-    def _problem_with(self, path: Path) -> str:
-        """Run the command for one result; say what went wrong."""
+    def _problem_with(self, path: Path) -> str | None:
+        """Run the command for a result; say what went wrong, None if the run ends before it."""
         words = [word.replace(PLACEHOLDER, str(path)) for word in self.words]
+        began = time.monotonic()
         try:
             with subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, start_new_session=True
-            ) as self._running:
-                code = _wait(self._running)
+            ) as process:
+                while time.monotonic() < min(began + TIME_LIMIT_SECONDS, self._latest):
+                    with suppress(subprocess.TimeoutExpired):
+                        code = process.wait(0.1)
+                        return f"{words[0]}: exit code {code}" if code else ""
+                os.killpg(process.pid, signal.SIGKILL)
         except OSError as error:
             return f"{words[0]}: {error.strerror or error}"
-        finally:
-            self._running = None
-        if code is None:
-            return f"{words[0]}: still running after {TIME_LIMIT_SECONDS:.0f} s"
-        return f"{words[0]}: exit code {code}" if code else ""
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the exit code; None if the process and its children had to be killed."""
-    try:
-        return process.wait(TIME_LIMIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None
+        if self._latest < math.inf:
+            return None
+        return f"{words[0]}: still running after {TIME_LIMIT_SECONDS:.0f} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import time
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from medp2p.conversion.scans import Scan, ScanImage
 from medp2p.io import DicomOutput, image_suffix, is_picture
 
 OutputKind = Literal["same", "nifti", "dicom"]
-Guard = Literal["skip", "force", "off"]
+Guard = Literal["skip", "force"]
 Engine = Literal["local", "ray"]
 
 _SUFFIXES = {".mhd": ".mha", ".nhdr": ".nrrd"}
@@ -35,8 +35,8 @@ class ConversionJob:
         kind: What is written: ``"same"`` as the scan, or all as NIfTI or DICOM.
         labels: Of DICOM outputs. What they say about patient and body part is for scans that do
             not say it themselves; model and settings are filled in.
-        guard: What becomes of scans that do not look like the training data: they are skipped,
-            translated and marked, or not looked at.
+        guard: What becomes of scans that do not look like the training data: they are skipped, or
+            translated and marked.
         readers: Processes that read; the local engine's.
         writers: Threads that write; the local engine's.
         memory_bytes: For all scans under way; None is half of what is free.
@@ -73,13 +73,13 @@ class ConversionJob:
         """Hash what decides about voxels and headers, but for the scan.
 
         Devices, batch size and engine are left out: they change the last bits at most, and a run
-        may go on elsewhere. So is the version of medp2p.
+        may go on elsewhere. So are the version of medp2p and the file name of the model, which
+        headers only mention.
         """
-        labels = asdict(self.labels)
+        labels = asdict(replace(self.labels, model_name=None))
         labels["deidentify_key"] = labels["deidentify_key"] and labels["deidentify_key"].hex()
         decides = {
             "model": model_hash,
-            "model_name": self.model.name,
             "precision": self.precision,
             "mask": self.mask,
             "kind": self.kind,

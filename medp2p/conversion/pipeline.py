@@ -69,7 +69,10 @@ def convert(
     ):
         run_journal = RunJournal(journal, setting, on_event)
         run = Run(setting, run_journal, claims, crews, stop, goes_on=more is not None)
-        return run.run(worklist)
+        conversion = run.run(worklist)
+    if stop.requested and conversion.ended == "finished":  # while the workers were ended
+        conversion.ended = "interrupted"
+    return conversion
 
 
 def _setting(output: Path, job: ConversionJob) -> Setting:

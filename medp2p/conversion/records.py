@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medp2p.conversion.journal import JOURNAL_FOLDER, Event, parse_events
+from medp2p.conversion.journal import Event, journal_files, parse_events, read_from
 
 WRITTEN = "written"
 """Code of a ``taken`` event whose results are whole and are about to get their names."""
@@ -52,6 +54,43 @@ def content_of(path: Path) -> Content:
 
 
 @dataclass(frozen=True)
+class Input:
+    """What an image of a scan was made of.
+
+    Attributes:
+        state: Hash of its files' sizes and times of the last change; while that is the same, so is
+            the content.
+        sha256: Hash of its files' contents, whatever their names and order; a copy adds nothing.
+    """
+
+    state: str = field(compare=False)
+    sha256: str
+
+    def as_values(self) -> dict[str, Any]:
+        """For the journal."""
+        return asdict(self)
+
+
+def input_of(files: Iterable[Path]) -> Input:
+    """Read all files of an image.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    files = list(files)
+    return Input(_state_of(files), _hash_of({content_of(file).sha256 for file in files}))
+
+
+def _state_of(files: Iterable[Path]) -> str:
+    stats = [file.stat() for file in files]
+    return _hash_of({(stat.st_size, stat.st_mtime_ns) for stat in stats})
+
+
+def _hash_of(values: set[Any]) -> str:
+    return hashlib.sha256(repr(sorted(values)).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Result:
     """What an event says was made.
 
@@ -64,6 +103,29 @@ class Result:
     key: str
     outputs: dict[str, Content]
     event: Event
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Each image that it was made of."""
+        return tuple(Input(**values) for values in self.event.details.get("inputs", ()))
+
+    def is_of(self, files: Sequence[Path]) -> bool | None:
+        """Whether these are the files of an image that it was made of.
+
+        Returns:
+            None if that cannot be told: no files are known, or one cannot be read.
+        """
+        if not files:
+            return None
+        try:
+            is_untouched = _state_of(files) in [image.state for image in self.inputs]
+            return is_untouched or input_of(files) in self.inputs
+        except OSError:
+            return None
+
+    def is_there(self, output: Path) -> bool:
+        """Whether something lies where it was."""
+        return any(os.path.lexists(output / path) for path in self.outputs)
 
     def is_intact(self, output: Path) -> bool:
         """Whether every output is there as it was written."""
@@ -88,23 +150,25 @@ class Records:
     """
 
     def __init__(self, output: Path) -> None:
-        self._folder = output / JOURNAL_FOLDER
+        self._output = output
         self._offsets: dict[Path, int] = defaultdict(int)
         self._results: dict[str, list[Result]] = defaultdict(list)
         self._made: dict[str, set[Content]] = defaultdict(set)
         self.last: dict[str, Event] = {}
 
     def update(self) -> list[Event]:
-        """Read what was added since the last time, and return it in order of time."""
+        """Read what was added since the last time, and return it in order.
+
+        Raises:
+            OutputError: If a journal cannot be read.
+        """
         events: list[Event] = []
-        for file in sorted(self._folder.glob("*.jsonl")):
-            with file.open("rb") as opened:
-                opened.seek(self._offsets[file])
-                data = opened.read()
+        for file in journal_files(self._output):
+            data = read_from(file, self._offsets[file])
             whole = data[: data.rfind(b"\n") + 1]
             self._offsets[file] += len(whole)
             events += parse_events(whole)
-        events.sort(key=lambda event: event.time)
+        events.sort(key=lambda event: event.order)
         for event in events:
             self._add(event)
         return events
@@ -113,6 +177,10 @@ class Records:
         """What was made of a scan, the latest last."""
         return self._results.get(scan, [])
 
+    def latest(self, scan: str) -> Result | None:
+        """What was made of a scan last."""
+        return next(reversed(self.results(scan)), None)
+
     def made(self, path: str) -> set[Content]:
         """Everything that runs have written at a path below the output folder."""
         return self._made.get(path, set())
@@ -120,12 +188,10 @@ class Records:
     def _add(self, event: Event) -> None:
         if not event.scan or event.kind == "hook":
             return
-        self.last[event.scan] = event
-        try:
-            outputs = event.details.get("outputs", {})
-            contents = {path: Content(**values) for path, values in outputs.items()}
-        except (AttributeError, TypeError):  # of a line that was damaged otherwise
-            return
+        if event.order >= self.last.get(event.scan, event).order:
+            self.last[event.scan] = event
+        outputs = event.details.get("outputs", {})
+        contents = {path: Content(**values) for path, values in outputs.items()}
         if contents:
             self._results[event.scan].append(Result(event.key, contents, event))
         for path, content in contents.items():

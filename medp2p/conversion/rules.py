@@ -59,7 +59,7 @@ class Rules(Settings):
     """Take images that were made of others, too: reformatted ones, projections, maps."""
     since: Day | None = None
     """First study date; scans without one are left out then."""
-    until: Day | None = None
+    to_date: Day | None = None
     """Last study date; scans without one are left out then."""
     sources: dict[str, Pattern] = Field(default={})
     """For a model with several contrasts, the pattern of each (``{t1: '*T1*', t2: '*T2*'}``); null
@@ -74,8 +74,8 @@ class Rules(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.since and self.until and self.since > self.until:
-            raise ValueError(f"since ({self.since}) is after until ({self.until})")
+        if self.since and self.to_date and self.since > self.to_date:
+            raise ValueError(f"since ({self.since}) is after to_date ({self.to_date})")
         return self
 
 

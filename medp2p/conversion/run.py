@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import queue
-import shutil
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from typing import Any
 
 from medp2p.conversion.claims import Claims
 from medp2p.conversion.crews import Begun, Crews, Done, Ended, Lost, Ready, UnexpectedError
-from medp2p.conversion.disk import disk_trouble
+from medp2p.conversion.disk import DISK_TROUBLES, disk_trouble
 from medp2p.conversion.dispatch import Dispatch
 from medp2p.conversion.feeder import Arrived
 from medp2p.conversion.job import output_name
@@ -32,7 +31,7 @@ from medp2p.conversion.stages import (
     code_of,
     publish,
 )
-from medp2p.conversion.under_way import UnderWay, is_disk_space_for, is_room_for
+from medp2p.conversion.under_way import UnderWay, free_bytes, is_disk_space_for, is_room_for
 from medp2p.conversion.waiting import Waiting
 from medp2p.conversion.work import WasPredicted, WasRead
 from medp2p.errors import MedP2PError, OutputError
@@ -97,30 +96,35 @@ class Run:
     def run(self, worklist: Worklist) -> Conversion:
         """Work until all is settled, or the run must end."""
         try:
-            total = len(worklist.scans) + len(worklist.left_out)
-            self.journal.begin(total, goes_on=self.goes_on)
-            self._add(worklist)
-            if self.goes_on:
-                self.crews.devices.start()
-            while not self._is_over():
-                self._look_at_the_time()
-                self._begin_scans()
-                self.dispatch.give_work(self.under_way)
-                self._hear()
-        except OutputError as error:
-            self._end_by(error)
+            self._work(worklist)
         except MedP2PError as error:
-            self.journal.end_by(error)
-            raise
+            trouble = disk_trouble(error) if isinstance(error, OutputError) else None
+            if trouble is None:
+                self.journal.end_by(error)
+                raise
+            self._end(trouble, str(error))
         result = self.journal.result
         result.left = len(self.waiting.names.union(self.under_way))
         result.ended = self.ending or "finished"
         self.journal.end()
         return result
 
+    def _work(self, worklist: Worklist) -> None:
+        total = len(worklist.scans) + len(worklist.left_out)
+        self.journal.begin(total, goes_on=self.goes_on)
+        self._add(worklist)
+        if self.goes_on:
+            self.crews.devices.start()
+        while not self._is_over():
+            self._look_at_the_time()
+            self._begin_scans()
+            self.dispatch.give_work(self.under_way)
+            self._hear()
+
     # The run as a whole
 
     def _add(self, worklist: Worklist) -> None:
+        self.journal.learn()
         for left_out in worklist.left_out:
             self.waiting.forget(left_out.name)
             self._outdate(left_out.name)
@@ -128,6 +132,7 @@ class Run:
         for scan in worklist.scans:
             self._outdate(scan.name)
             self.waiting.add(scan)
+        self.journal.withdraw(worklist)
 
     def _outdate(self, name: str) -> None:
         """What is under way of a scan that has changed meanwhile gets no name."""
@@ -175,7 +180,7 @@ class Run:
             if not self.dispatch.may_begin():
                 return
             if not is_disk_space_for(scan, under_way, self.setting.output):
-                free = shutil.disk_usage(self.setting.output).free / 2**20
+                free = free_bytes(self.setting.output) / 2**20
                 self._end("disk_full", f"{free:.0f} MiB are free on the disk; free some space")
                 return
             self.waiting.remove(scan)
@@ -342,7 +347,7 @@ class Run:
         if one.claim and not self.claims.is_ours(one.claim):
             self._lose(one)
             return
-        if failed.code in ("disk_full", "read_only", "disk_error"):
-            self._end(failed.code, failed.reason)  # type: ignore[arg-type]
+        if trouble := next((one for one in DISK_TROUBLES if one == failed.code), None):
+            self._end(trouble, failed.reason)
         self._leave(one)
         self.journal.failed(one, failed)

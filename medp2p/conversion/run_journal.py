@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from medp2p import __version__
 from medp2p.conversion.disk import DiskTrouble
 from medp2p.conversion.journal import Event, Journal, Kind
 from medp2p.conversion.records import WRITTEN, Records, Result
-from medp2p.conversion.scans import LeftOut, Scan
+from medp2p.conversion.scans import LeftOut, Scan, Worklist
 from medp2p.conversion.stages import End, Failed, ReadRequest, Setting, Written
 from medp2p.conversion.under_way import UnderWay
 from medp2p.errors import OutputError
@@ -50,6 +49,7 @@ class Conversion:
 
 
 EARLIER_RESULT = "; the result of an earlier run is still there"
+OF_ANOTHER_INPUT = "; the result of an earlier run, of another input, is still there"
 
 _COUNTS = ("done", "unchanged", "skipped", "failed", "left")
 
@@ -99,19 +99,28 @@ class RunJournal:
 
     def end(self) -> None:
         """Tell how the run has ended; a disk that refuses this is logged only."""
+        self._end(self.result.ended, self.result.reason)
+
+    def end_by(self, error: Exception) -> None:
+        """Tell which error has ended the run; a disk that refuses this is logged only."""
+        self._end("error", printable(str(error)))
+
+    def _end(self, code: str, reason: str) -> None:
         counts = {name: getattr(self.result, name) for name in _COUNTS}
         try:
-            self._note("ended", code=self.result.ended, reason=self.result.reason, details=counts)
+            self._note("ended", code=code, reason=reason, details=counts)
         except OutputError as error:
             _logger.warning("%s", error)
 
-    def end_by(self, error: Exception) -> None:
-        """Tell which error has ended the run."""
-        self._note("ended", code="error", reason=printable(str(error)))
-
     def learn(self) -> None:
-        """Take in what other runs have done since the last look."""
-        for event in self.records.update():
+        """Take in what was done since the last look.
+
+        Raises:
+            OutputError: If a journal cannot be read.
+        """
+        events = self.records.update()
+        self._journal.follow(events)
+        for event in events:
             if event.kind == "run" and self._settings.items() <= event.details.items():
                 self._alike.add(event.run)
             is_of_other = event.run in self._alike and event.run != self._journal.run
@@ -132,20 +141,41 @@ class RunJournal:
     def leave_out(self, left_out: LeftOut) -> None:
         """Tell why a scan is not translated, unless that is its last word already.
 
-        A scan that is done stays so when a run does not want it.
+        A scan that is done stays so when a run does not want it, unless its files are known to be
+        others than those of the result.
         """
         kind: End = "failed" if left_out.failed else "skipped"
         self._count(kind)
-        last = self.records.last.get(left_out.name)
-        is_known = last and (last.kind, last.code, last.reason) == (
-            kind,
-            left_out.code,
-            left_out.reason,
-        )
-        if last and is_known:
+        name, code = left_out.name, left_out.code
+        last = self.records.last.get(name)
+        result = self.records.latest(name)
+        is_same = result.is_of(left_out.files) if result else None
+        if last and (last.kind, kind) == ("done", "skipped") and is_same is not False:
+            return
+        reason = left_out.reason + self._remark(result, is_same)
+        if last and (last.kind, last.code, last.reason) == (kind, code, reason):
             self._tell(last)
-        elif not last or (last.kind, kind) != ("done", "skipped"):
-            self._note(kind, scan=left_out.name, code=left_out.code, reason=left_out.reason)
+        else:
+            self._note(kind, scan=name, code=code, reason=reason)
+
+    def withdraw(self, worklist: Worklist) -> None:
+        """Take back what was refused earlier and is not there any more, unless its result is."""
+        for name, last in self.records.last.items():
+            is_gone = name.startswith(worklist.looked_in) and name not in worklist.names
+            is_open = last.kind in ("taken", *get_args(End))
+            if is_gone and is_open and not self._remark(self.records.latest(name), None):
+                self._note("gone", scan=name)
+
+    def _remark(self, result: Result | None, is_same: bool | None) -> str:
+        """What is to be said of the result of a scan that is refused now, if it is there.
+
+        Args:
+            result: The latest.
+            is_same: Whether its input is that of now; None if that is not known.
+        """
+        if result is None or not result.is_there(self._setting.output):
+            return ""
+        return OF_ANOTHER_INPUT if is_same is False else EARLIER_RESULT
 
     def taken(self, scan: Scan) -> None:
         """Tell that a scan was claimed."""
@@ -189,9 +219,10 @@ class RunJournal:
         kind: End = "skipped" if failed.skipped else "failed"
         self._count(kind)
         reason = self._without_paths(one.scan, failed.reason)
-        is_there = os.path.lexists(self._setting.output / one.target)
-        if is_there and self.records.results(one.scan.name) and failed.code != "foreign_output":
-            reason += EARLIER_RESULT
+        inputs = failed.inputs or (one.read.inputs if one.read else ())
+        if failed.code != "foreign_output":
+            result = self.records.latest(one.scan.name)
+            reason += self._remark(result, result.inputs == inputs if result and inputs else None)
         self._note(
             kind,
             scan=one.scan.name,
@@ -232,6 +263,8 @@ def _details(one: UnderWay, written: Written) -> dict[str, Any]:
     }
     return {
         "outputs": {one.target: written.content.as_values()},
+        "files": sum(len(image.files) for image in one.scan.images),
+        "inputs": [image.as_values() for image in one.read.inputs],
         "seconds": round(time.monotonic() - one.began, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in stages.items()},
         "quality": {

@@ -4,7 +4,8 @@ A file is called by its path below the tree, of which ``.nii.gz`` is left off. D
 called by their folder and ``series-KEY_KIND``: KEY is that of their series, which `medp2p inspect`
 shows, and KIND is a hash of what tells one kind of image in a series from another (type, echo,
 size, plane and the like). It is there even if the series holds one kind only, since another may
-arrive. Nothing else decides, so a scan keeps its name whatever arrives beside it.
+arrive. Of images that are there several times the copy with the fewest folders above it decides, of
+two such the first in order. So a scan keeps its name whatever else arrives beside it.
 
 What cannot stand in a name everywhere, or would look like a name of another kind, is replaced and
 followed by ``~`` and a hash. So names differ, and no name is the folder of another. Names that

@@ -28,7 +28,7 @@ class Scan:
 
     Attributes:
         name: Its place in the tree, printable, with forward slashes: the file without ``.nii.gz``,
-            or for a DICOM series its folder and ``series-KEY_KIND``. It depends on nothing else.
+            or for a DICOM series its folder and ``series-KEY_KIND``.
         images: One per source contrast of the model, in the model's order.
         voxels: Of the first image, from its header; 0 if that does not say.
         modified: When the newest of its files was last changed, seconds since 1970.
@@ -50,12 +50,14 @@ class LeftOut:
             ``plane``, ``date``, ``damaged``, ``ambiguous``, ``foreign`` and the like.
         reason: In one line: what was found and what was expected.
         failed: Whether it is damaged, rather than not wanted.
+        files: Of the image, as of a `ScanImage`; empty where they are not known.
     """
 
     name: str
     code: str
     reason: str
     failed: bool = False
+    files: tuple[Path, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,11 @@ class Worklist:
     Attributes:
         scans: In order of their names.
         left_out: The others.
+        looked_in: What was looked at as a whole: how the names there begin; ``("",)`` is all.
+        names: Of everything that is there, whether or not it is new or in this part of the list.
     """
 
     scans: tuple[Scan, ...]
     left_out: tuple[LeftOut, ...] = field(default=())
+    looked_in: tuple[str, ...] = field(default=(), compare=False)
+    names: frozenset[str] = field(default=frozenset(), compare=False)

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from medp2p.config import PreprocessingSettings
 from medp2p.conversion.guard import judge
 from medp2p.conversion.job import ConversionJob, output_suffix
-from medp2p.conversion.records import NOT_OURS, Content, Result, content_of, holds
+from medp2p.conversion.records import (
+    NOT_OURS,
+    Content,
+    Input,
+    Result,
+    content_of,
+    holds,
+    input_of,
+)
 from medp2p.conversion.scans import Scan, ScanImage
 from medp2p.dicom_source import DicomSource
 from medp2p.errors import (
@@ -132,13 +140,14 @@ class Settled:
 
 @dataclass(frozen=True)
 class Failed:
-    """A scan that cannot be translated, or (``skipped``) should not be."""
+    """A scan that cannot be translated, or (``skipped``) should not be; ``inputs`` if known."""
 
     code: str
     reason: str
     key: str = ""
     skipped: bool = False
     quality: Mapping[str, Any] | None = None
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +159,14 @@ class ReadScan:
         key: Hash of all that decides about its result.
         quality: What the guard says, for the journal.
         seconds: That it took.
+        inputs: Of each image.
     """
 
     prepared: Prepared
     key: str
     quality: Mapping[str, Any]
     seconds: float
+    inputs: tuple[Input, ...] = ()
 
 
 ReadResult = Unchanged | NeedsWork | Settled | Failed | ReadScan
@@ -182,9 +193,10 @@ def read_scan(request: ReadRequest, setting: Setting) -> ReadResult:
     scan, output = request.scan, setting.output
     try:
         before = _state_of_files(scan)
-        key = _key(scan, setting.settings_hash)
+        inputs = tuple(input_of(image.files) for image in scan.images)
     except OSError as error:
         return Failed("missing", f"{error.filename}: cannot be read: {error.strerror or error}")
+    key = _key(scan, inputs, setting.settings_hash)
     known = [result for result in request.results if result.key == key]
     intact = next((result for result in reversed(known) if result.is_intact(output)), None)
     if intact:
@@ -193,17 +205,30 @@ def read_scan(request: ReadRequest, setting: Setting) -> ReadResult:
         return NeedsWork()
     if key in request.ends:
         return Settled(request.ends[key])
-    target = output / request.target
-    if _exists(target) and not holds(target, set(request.made)):
-        return Failed("foreign_output", f"{request.target}: {NOT_OURS}", key)
+    foreign = _in_the_way(request, output)
+    if foreign:
+        return Failed("foreign_output", foreign, key)
     try:
         result = _read(scan, setting, key, began)
     except MedP2PError as error:
         result = Failed(code_of(error), str(error), key)
-    return result if _is_unchanged(scan, before) else Failed("changed_while_read", CHANGED, key)
+    if not _is_unchanged(scan, before):
+        return Failed("changed_while_read", CHANGED, key)
+    return replace(result, inputs=inputs)
 
 
 CHANGED = "its files changed while they were read; run again when nobody writes to them"
+
+
+def _in_the_way(request: ReadRequest, output: Path) -> str:
+    """Say what is not ours where the result, or a folder around it, has to be; empty if nothing."""
+    target = output / request.target
+    if os.path.lexists(target) and not holds(target, set(request.made)):
+        return f"{request.target}: {NOT_OURS}"
+    for folder in Path(request.target).parents:
+        if os.path.lexists(output / folder) and not (output / folder).is_dir():
+            return f"{folder.as_posix()}: is no folder; move it away, the result belongs into one"
+    return ""
 
 
 def code_of(error: MedP2PError) -> str:
@@ -250,8 +275,6 @@ def labels_for(labels: DicomOutput, source: DicomSource | None) -> DicomOutput:
 
 def _look(prepared: Prepared, setting: Setting) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What the guard says: for the journal, and why the scan should not be translated."""
-    if setting.job.guard == "off":
-        return {}, ()
     mask = prepare_mask(prepared.body, prepared.grid)
     if not mask.any():
         raise ImageReadError("no voxel of the body is left on the training grid")
@@ -263,15 +286,11 @@ def _look(prepared: Prepared, setting: Setting) -> tuple[dict[str, Any], tuple[s
     return quality, judgement.reasons
 
 
-def _key(scan: Scan, settings_hash: str) -> str:
-    images = [{"files": _hash_files(i.files), "series": i.series} for i in scan.images]
+def _key(scan: Scan, inputs: Sequence[Input], settings_hash: str) -> str:
+    pairs = zip(scan.images, inputs, strict=True)
+    images = [{"files": one.sha256, "series": image.series} for image, one in pairs]
     values = json.dumps({"images": images, "settings": settings_hash}, sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
-
-
-def _hash_files(files: Sequence[Path]) -> list[str]:
-    """Hash the content of files, whatever their names and order."""
-    return sorted(content_of(file).sha256 for file in files)
 
 
 def _state_of_files(scan: Scan) -> list[tuple[int, int, int]]:
@@ -284,10 +303,6 @@ def _is_unchanged(scan: Scan, before: list[tuple[int, int, int]]) -> bool:
         return _state_of_files(scan) == before
     except OSError:
         return False
-
-
-def _exists(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
 
 
 @dataclass(frozen=True)
@@ -408,7 +423,8 @@ def write_result(
     result = finish(read.prepared, unit, setting.preprocessing, setting.target_range)
     path = folder / f"result{output_suffix(scan, setting.job.kind)}"
     if is_series(scan, setting.job):
-        write_dicom_series(result, path, labels_for(setting.job.labels, result.dicom))
+        labels = labels_for(setting.job.labels, result.dicom)
+        write_dicom_series(result, path, labels, name=scan.name)
     else:
         dtype: VoxelType = "int16" if result.units == "HU" else "float32"
         write_volume(result, path, dtype=dtype)
@@ -442,7 +458,7 @@ def publish(made: Path, target: Path, ours: set[Content]) -> None:
     """
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _exists(target):
+        if os.path.lexists(target):
             if not holds(target, ours):
                 raise OutputError(f"{target}: {NOT_OURS}")
             if target.is_dir():

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from medp2p.conversion.claims import PRIVATE_FOLDER
+from medp2p.conversion.hooks import FAILED, WAITS
 from medp2p.conversion.journal import Event, last_of_each
 from medp2p.conversion.records import content_of
 from medp2p.errors import OutputError
@@ -44,7 +45,8 @@ class Progress:
         per_hour: Scans that were done per hour, lately; 0 if none was.
         seconds: Median time from taking a scan to its result; None if none is done.
         ended: How the latest run, or the latest of each shard, ended; None if one has not said.
-        hooks_failed: For so many scans the command after them has not succeeded.
+        hooks_failed: For so many scans the command after them has failed.
+        hooks_waiting: For so many it is still to be run, or was not run to its end.
     """
 
     counts: dict[str, int]
@@ -54,16 +56,18 @@ class Progress:
     seconds: float | None
     ended: str | None
     hooks_failed: int
+    hooks_waiting: int
 
 
 def progress_of(events: Sequence[Event]) -> Progress:
-    """Add up the events of a journal, in order of time."""
+    """Add up the events of a journal, in order."""
     last = last_of_each(events)
     states: Counter[str] = Counter(event.kind for event in last.values())
     codes = Counter(e.code for e in last.values() if e.kind in ("skipped", "failed"))
     runs = _latest_runs(events)
     ends = {event.run: event.code for event in events if event.kind == "ended"}
     endings = [ends.get(run.run) for run in runs]
+    hooks = Counter({e.scan: e.code for e in events if e.kind == "hook"}.values())
     seconds = [float(e.details["seconds"]) for e in last.values() if "seconds" in e.details]
     return Progress(
         counts={state: states.get(state, 0) for state in _STATES},
@@ -72,7 +76,8 @@ def progress_of(events: Sequence[Event]) -> Progress:
         per_hour=_per_hour(events),
         seconds=median(seconds) if seconds else None,
         ended=None if None in endings else ", ".join(sorted({str(end) for end in endings})),
-        hooks_failed=_hooks_failed(events),
+        hooks_failed=hooks[FAILED],
+        hooks_waiting=hooks[WAITS],
     )
 
 
@@ -86,19 +91,14 @@ def _latest_runs(events: Sequence[Event]) -> list[Event]:
     return [run for part, run in shards.items() if part.partition("/")[2] == count]
 
 
-def _hooks_failed(events: Sequence[Event]) -> int:
-    last = {event.scan: event.code for event in events if event.kind == "hook"}
-    return sum(map(bool, last.values()))
-
-
 def _per_hour(events: Sequence[Event]) -> float:
     """Scans done per hour in the last `RATE_WINDOW_SECONDS` of the journal."""
     times = [datetime.fromisoformat(event.time).timestamp() for event in events]
     done = [t for t, event in zip(times, events, strict=True) if event.kind == "done"]
     if not done:
         return 0.0
-    began = max(times[0], times[-1] - RATE_WINDOW_SECONDS)
-    span = times[-1] - began
+    began = max(min(times), max(times) - RATE_WINDOW_SECONDS)
+    span = max(times) - began
     return 3600 * sum(t >= began for t in done) / span if span > 0 else 0.0
 
 
@@ -115,6 +115,8 @@ def progress_text(progress: Progress) -> str:
     lines.append(f"the latest run {progress.ended or 'goes on, or was cut off'}")
     if progress.hooks_failed:
         lines.append(f"the command after a scan failed for {progress.hooks_failed}")
+    if progress.hooks_waiting:
+        lines.append(f"the command after a scan is still to be run for {progress.hooks_waiting}")
     width = max((len(str(n)) for n in progress.codes.values()), default=0)
     lines += [f"  {count:>{width}}  {code}" for code, count in progress.codes.items()]
     return "\n".join(lines)
@@ -132,6 +134,7 @@ def write_summary(output: Path, events: Sequence[Event]) -> None:
         "counts": progress.counts,
         "reasons": progress.codes,
         "hooks_failed": progress.hooks_failed,
+        "hooks_waiting": progress.hooks_waiting,
         "scans": rows,
     }
     texts = {SUMMARY_TABLE: _csv(rows), SUMMARY_FILE: json.dumps(values, indent=1) + "\n"}

@@ -17,11 +17,12 @@ class Tree:
     """What lies below a folder.
 
     Attributes:
-        files: Every file that is not hidden, in order. No pipes, sockets or devices.
+        files: Every file that is not hidden, in order.
         closed: Folders that cannot be listed, with the reason.
         outside: Links that lead out of the tree; nothing there is looked at.
         outputs: Folders that `medp2p batch` writes into; nothing there is looked at.
         hidden: Files and folders whose names begin with a dot; nothing there is looked at.
+        no_files: Pipes, sockets and devices; they are not opened.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -29,6 +30,7 @@ class Tree:
     outside: list[Path] = field(default_factory=list)
     outputs: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
+    no_files: list[Path] = field(default_factory=list)
 
 
 def read_tree(folder: Path) -> Tree:
@@ -62,6 +64,8 @@ def read_tree(folder: Path) -> Tree:
         elif kind == 0 or (stat.S_ISREG(kind) and not _is_listed(target, tree, visited)):
             tree.files.append(link)
             visited.add(target)
+        elif not stat.S_ISREG(kind):
+            tree.no_files.append(link)
     tree.files.sort()
     return tree
 
@@ -86,12 +90,14 @@ def _list(start: Path, tree: Tree, visited: set[Path]) -> list[Path]:
             links += [folder / entry.name for entry in entries if entry.is_symlink()]
             inner = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
             files = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+            others = set(entries).difference(inner, files)
         except OSError as error:
             tree.closed.append((folder, f"cannot be listed: {error.strerror}"))
             continue
         tree.hidden.extend(folder / e.name for e in every if e.name.startswith("."))
         folders += [folder / entry.name for entry in inner]
         tree.files.extend(folder / entry.name for entry in files)
+        tree.no_files.extend(folder / entry.name for entry in others if not entry.is_symlink())
     return sorted(links)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from medp2p.conversion.claims import Claim
 from medp2p.conversion.scans import Scan
 from medp2p.conversion.work import WasPredicted, WasRead
+from medp2p.files import output_errors
 
 BYTES_PER_VOXEL = 64
 """Memory that a scan takes at most while it is read, predicted or written, per source voxel."""
@@ -95,7 +96,21 @@ def is_room_for(
 
 
 def is_disk_space_for(scan: Scan, under_way: Collection[UnderWay], output: Path) -> bool:
-    """Whether the results of all that is under way and of one more scan fit on the disk."""
+    """Whether the results of all that is under way and of one more scan fit on the disk.
+
+    Raises:
+        OutputError: If the output folder is gone.
+    """
     voxels = scan.voxels + sum(one.scan.voxels for one in under_way)
     wanted = voxels * OUTPUT_BYTES_PER_VOXEL + SPARE_DISK_BYTES
-    return shutil.disk_usage(output).free >= wanted
+    return free_bytes(output) >= wanted
+
+
+def free_bytes(output: Path) -> int:
+    """How much is free on the disk of the results.
+
+    Raises:
+        OutputError: If the output folder is gone.
+    """
+    with output_errors(output):
+        return shutil.disk_usage(output).free

@@ -70,15 +70,15 @@ class Wanted:
 
     def refuse_day(self, dates: Iterable[str] = ()) -> Refusal | None:
         """Refuse what was taken on other days; the first of some dates (YYYYMMDD) counts."""
-        since, until = self.rules.since, self.rules.until
-        if not since and not until:
+        since, to_date = self.rules.since, self.rules.to_date
+        if not since and not to_date:
             return None
         day = next(filter(None, map(_day, dates)), None)
         if day is None:
             return Refusal("date", "does not say when it was taken, and a rule asks for dates")
         if since and day < since:
             return Refusal("date", f"taken before {since}")
-        return Refusal("date", f"taken after {until}") if until and day > until else None
+        return Refusal("date", f"taken after {to_date}") if to_date and day > to_date else None
 
     def refuse_grid(self, grid: Grid, slice_axis: int) -> Refusal | None:
         """Refuse too few slices, and slices in another plane.

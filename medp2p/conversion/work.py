@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medp2p.conversion.crews import Outcome
 from medp2p.conversion.disk import disk_trouble
+from medp2p.conversion.records import Input
 from medp2p.conversion.scans import Scan
 from medp2p.conversion.stages import (
     DeviceSetting,
@@ -40,11 +41,13 @@ class WasRead:
         key: As of `ReadScan`.
         quality: As of `ReadScan`.
         seconds: As of `ReadScan`.
+        inputs: As of `ReadScan`.
     """
 
     key: str
     quality: Mapping[str, Any]
     seconds: float
+    inputs: tuple[Input, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def begin_reading(setting: Setting) -> Callable[[ReadRequest], Outcome]:
         if not isinstance(result, ReadScan):
             return Outcome(result)
         rest = replace(result.prepared, codes=np.empty((0, 0, 0, 0), np.int16))
-        said = WasRead(result.key, result.quality, result.seconds)
+        said = WasRead(result.key, result.quality, result.seconds, result.inputs)
         return Outcome(said, (result.prepared.codes, rest))
 
     return work

@@ -64,7 +64,14 @@ def make_worklist(
     tree = read_tree(incoming)
     headers = scan_files(tree.files, progress)
     found = find_candidates(incoming, tree, headers, wanted_for(rules, card))
-    return join_candidates(found or _hidden(incoming, tree, rules), rules, card)
+    worklist = join_candidates(found or _hidden(incoming, tree, rules), rules, card)
+    return replace(worklist, looked_in=("",), names=names_in(worklist))
+
+
+def names_in(worklist: Worklist) -> frozenset[str]:
+    """Names of all that is on a worklist."""
+    scans = {scan.name for scan in worklist.scans}
+    return frozenset(scans.union(left_out.name for left_out in worklist.left_out))
 
 
 def find_candidates(
@@ -105,7 +112,10 @@ def join_candidates(found: Mapping[str, Candidate], rules: Rules, card: ModelCar
     joined, incomplete = join_contrasts(takeable, rules, card.source_names)
     return Worklist(
         tuple(_scan([takeable[name] for name in names], names[0]) for names in joined),
-        tuple(_left_out(name, why) for name, why in sorted({**refusals, **incomplete}.items())),
+        tuple(
+            LeftOut(name, why.code, why.reason, why.failed, found[name].image.files)
+            for name, why in sorted({**refusals, **incomplete}.items())
+        ),
     )
 
 
@@ -128,8 +138,10 @@ def shard(worklist: Worklist, number: int, count: int) -> Worklist:
     def is_here(one: Scan | LeftOut) -> bool:
         return int(hashlib.sha256(one.name.encode()).hexdigest(), 16) % count == number - 1
 
-    return Worklist(
-        tuple(filter(is_here, worklist.scans)), tuple(filter(is_here, worklist.left_out))
+    return replace(
+        worklist,
+        scans=tuple(filter(is_here, worklist.scans)),
+        left_out=tuple(filter(is_here, worklist.left_out)),
     )
 
 
@@ -179,7 +191,3 @@ def _modified(files: Sequence[Path]) -> float:
         with suppress(OSError):
             newest = max(newest, file.stat().st_mtime)
     return newest
-
-
-def _left_out(name: str, refusal: Refusal) -> LeftOut:
-    return LeftOut(name, refusal.code, refusal.reason, refusal.failed)

@@ -108,6 +108,7 @@ def write_dicom_series(
     options: DicomOutput | None = None,
     *,
     overwrite: bool = False,
+    name: str = "",
 ) -> None:
     """Write a volume as a DICOM series of synthetic images, whole or not at all.
 
@@ -121,6 +122,7 @@ def write_dicom_series(
         folder: Where the files ``CT_0001.dcm``, ... appear, counted along the slices' normal.
         options: Labels, UIDs, de-identification.
         overwrite: Whether a folder with a series that medp2p wrote may be replaced.
+        name: What to call the volume in messages; the folder if empty.
 
     Raises:
         OutputError: If the modality is neither, voxels hold NaN or infinity or do not fit into
@@ -129,7 +131,7 @@ def write_dicom_series(
         ConfigError: If an option cannot be written or contradicts the source.
     """
     folder = Path(folder)
-    name = str(folder)
+    name = name or str(folder)
     options = options or DicomOutput()
     modality = _checked_modality(volume, name)
     check_output(options, volume.dicom)

@@ -73,10 +73,15 @@ class Delivery:
 
 
 def load_delivery(folder: Path, result: str, sha256: str, destination: str) -> Delivery:
-    """Read how far a result is; what was sent of another result of this name does not count."""
+    """Read how far a result is.
+
+    What was sent of another result of this name does not count, nor what another destination has of
+    it, unless that has all.
+    """
     delivery = Delivery(result, sha256, destination, log_of(folder, result))
     for event in _events(delivery.log):
-        if (event["sha256"], event["to"]) == (sha256, destination):
+        is_for_it = event["to"] == destination or event["kind"] == "sent"
+        if event["sha256"] == sha256 and is_for_it:
             delivery._take_in(event)
     return delivery
 

@@ -65,7 +65,7 @@ class Retention:
             unit = self._unit_of(event)
             with self._lock:
                 self._last[unit][event.scan] = event
-            self._settled.answered(unit, event.scan)
+            self._settled.answered(unit, event)
 
     def clean(self) -> None:
         """Take away what is done with."""

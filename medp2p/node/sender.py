@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -35,6 +37,7 @@ WARNINGS = (0xB000, 0xB006, 0xB007)
 """Statuses of C-STORE with which an object is stored, too (PS3.4 B.2.3)."""
 
 _TICK_SECONDS = 0.5
+_NOT_AS_MADE = "it is not what the journal says"
 
 
 class _NotSentError(Exception):
@@ -122,12 +125,6 @@ class Sender:
         """Say how far a result is."""
         return load_delivery(self._sent, result, sha256, str(self._destination))
 
-    @property
-    def waiting(self) -> int:
-        """How many results are not sent."""
-        with self._lock:
-            return len(self._pending)
-
     def _work(self) -> None:
         while not self._stopped.wait(_TICK_SECONDS):
             with self._lock:
@@ -136,7 +133,8 @@ class Sender:
             for one in due:
                 if self._stopped.is_set():
                     return
-                self._try(one)
+                if self._is_wanted(one):
+                    self._try(one)
 
     def _try(self, one: _Pending) -> None:
         """Send a result, or put it off."""
@@ -144,8 +142,7 @@ class Sender:
         try:
             if not delivery.began:
                 delivery.note("began")
-            self._send(delivery)
-            if self._stopped.is_set() and len(delivery.acknowledged) < len(self._files(delivery)):
+            if not self._send(delivery):
                 return
             delivery.note("sent")
             _logger.info("sent %s", delivery.result)
@@ -158,6 +155,9 @@ class Sender:
 
     def _put_off(self, one: _Pending, reason: str) -> None:
         delivery = one.delivery
+        if not self._is_wanted(one):
+            _logger.info("%s: another result has taken its place, which is sent", delivery.result)
+            return
         if not self._is_late(delivery):
             _logger.warning(
                 "not sent to %s: %s: %s; next try in %.0f s",
@@ -181,6 +181,11 @@ class Sender:
         except MedP2PError as error:
             _logger.warning("%s", error)
 
+    def _is_wanted(self, one: _Pending) -> bool:
+        """Whether no other result has taken its place."""
+        with self._lock:
+            return self._pending.get(one.delivery.result) is one
+
     def _forget(self, one: _Pending) -> None:
         with self._lock:
             if self._pending.get(one.delivery.result) is one:
@@ -189,31 +194,35 @@ class Sender:
     def _is_late(self, delivery: Delivery) -> bool:
         return bool(delivery.began) and time.time() - delivery.began >= self._retry_seconds
 
-    def _files(self, delivery: Delivery) -> list[Path]:
-        return sorted((self._results / delivery.result).iterdir())
-
-    def _send(self, delivery: Delivery) -> None:
+    def _send(self, delivery: Delivery) -> bool:
         """Send the files that the destination does not have, and note each that it then has.
+
+        Another result may take the place of this one meanwhile; no file of that is sent.
+
+        Returns:
+            Whether the destination has all of them; false if it was stopped before.
 
         Raises:
             _NotSentError: If the destination does not take one; it has got the others then, unless
-                the connection broke off.
+                the connection broke off, or the result is another one by now.
+            OSError: If a file cannot be read.
         """
         folder = self._results / delivery.result
-        if content_of(folder).sha256 != delivery.sha256:
-            raise _NotSentError("it is not what the journal says")
-        files = [path for path in self._files(delivery) if path.name not in delivery.acknowledged]
+        hashes = {path: content_of(path).sha256 for path in sorted(folder.iterdir())}
+        if content_of(folder).sha256 != delivery.sha256:  # of all that was hashed before, too
+            raise _NotSentError(_NOT_AS_MADE)
+        files = [path for path in hashes if path.name not in delivery.acknowledged]
         if not files:
-            return
-        with quiet_pydicom:
-            kind = dcmread(files[0], stop_before_pixels=True).SOPClassUID
+            return True
+        kind = _read(files[0], hashes[files[0]]).SOPClassUID
         refusals = []
         with self._association(str(kind)) as association:
             for path in files:
                 if self._stopped.is_set():
-                    return
+                    return False
+                image = _read(path, hashes[path])
                 with quiet_pydicom:
-                    answer = association.send_c_store(dcmread(path))
+                    answer = association.send_c_store(image)
                 status = answer.get("Status")
                 if status is None:
                     raise _NotSentError("the connection broke off, or there is no answer")
@@ -225,6 +234,7 @@ class Sender:
             statuses = ", ".join(f"{status:04X}" for status in sorted(set(refusals)))
             of_all = f"{len(refusals)} of {len(files)} objects"
             raise _NotSentError(f"{of_all} refused with status {statuses}")
+        return True
 
     @contextmanager
     def _association(self, kind: str) -> Iterator[Association]:
@@ -244,3 +254,17 @@ class Sender:
         finally:
             if association.is_established:
                 association.release()
+
+
+def _read(path: Path, sha256: str) -> Dataset:
+    """Read an image; what is decoded is what was hashed.
+
+    Raises:
+        _NotSentError: If it has another hash.
+        OSError: If it cannot be read.
+    """
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise _NotSentError(_NOT_AS_MADE)
+    with quiet_pydicom:
+        return dcmread(BytesIO(data))

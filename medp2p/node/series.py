@@ -4,6 +4,9 @@ A series with a mark in its folder is *held*: it is not translated. Every associ
 in each series that it sends to, and takes it off when it ends well. Another mark is for series in
 which two versions of the same images met. What is on the disk counts: whoever removes the marks of
 a series lets it go.
+
+A series that is *settled* has got its results, and a file in its folder says of how many objects.
+Nothing is done with it any more, whatever the settings, until that file is removed or objects come.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ MARK = ".held-"
 
 TWO_VERSIONS = f"{MARK}two-versions"
 """The mark of a series that may hold images of two versions; no association takes it off."""
+
+_SETTLED = ".settled-"
+"""Begins the name of the file that says that a series is settled; its number of objects follows."""
 
 _OTHER_VERSION = ".other-version"
 """Is in a series of which an image has come in another version, which was refused."""
@@ -78,6 +84,16 @@ class Series:
             if not (self.folder / name).exists():
                 self.marks.discard(name)
 
+    def settle(self) -> None:
+        """Remember that results were made of all that is here; an error is logged."""
+        try:
+            for name in self.folder.glob(f"{_SETTLED}*"):
+                name.unlink()
+            (self.folder / f"{_SETTLED}{_count(self.folder)}").touch(mode=0o600)
+            flush_to_disk(self.folder)
+        except OSError as error:
+            _logger.warning("%s: cannot be marked as settled: %s", self.name, error.strerror)
+
     def note_other_version(self) -> None:
         """Remember that an image has come in another version.
 
@@ -115,7 +131,14 @@ def series_left_in(folder: Path) -> Series:
     """Return a series that an earlier process has left; nobody knows where its objects are from."""
     marks = {path.name for path in folder.glob(f"{MARK}*")}
     has_other_version = (folder / _OTHER_VERSION).exists()
-    return Series(folder, marks, has_other_version, sources=2, state="new")
+    is_settled = (folder / f"{_SETTLED}{_count(folder)}").exists()
+    state: State = "over" if is_settled else "new"
+    return Series(folder, marks, has_other_version, sources=2, state=state)
+
+
+def _count(folder: Path) -> int:
+    """How many objects are in a folder."""
+    return sum(1 for _ in folder.glob("*.dcm"))
 
 
 def held_series(folder: Path) -> dict[str, str]:

@@ -73,11 +73,13 @@ def serve(node: Node, on_listening: Callable[[int], None] | None = None) -> Conv
         OutputError: If the spool has another owner or cannot be written, or the port cannot be
             bound.
         CheckpointError: If the model cannot be read.
+        ConfigError: If the rules are not for this model, or not for a node.
         MedP2PError: If a device is not there, or processes die one after the other.
     """
     card, _ = read_card(node.job.model)
-    with _owner_only(), Spool(node.spool, node.listening.limits) as spool, ExitStack() as stack:
-        settled = Settled(spool, node.rules, card, node.quiet_seconds)
+    spool = Spool(node.spool, node.listening.limits)
+    settled = Settled(spool, node.rules, card, node.quiet_seconds)
+    with _owner_only(), spool, ExitStack() as stack:
         events = read_events(spool.outgoing)
         sender = _sender(node, spool)
         retention = Retention(spool, settled, sender, node.keep_seconds, events)

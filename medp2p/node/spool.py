@@ -314,12 +314,21 @@ class Spool:
             for one in self._members(unit):
                 one.state = "new"
 
-    def let_go(self, unit: str) -> None:
-        """Whoever has taken a unit is done with what it held then."""
+    def let_go(self, unit: str, *, is_settled: bool = False) -> None:
+        """Whoever has taken a unit is done with what it held then.
+
+        Args:
+            unit: Which.
+            is_settled: Whether later processes need not take it either.
+        """
         with self._lock:
-            for one in self._members(unit):
+            members = self._members(unit)
+            is_all = all(one.state != "new" for one in members)
+            for one in members:
                 if one.state == "taken":
                     one.state = "over"
+                    if is_settled and is_all:
+                        one.settle()
 
     def units(self, *, by_study: bool) -> list[str]:
         """Name all units that are here."""
