@@ -367,6 +367,7 @@ def _model_s_cases(
 ) -> "tuple[dict[str, Pairing], Predict]":
     """Return the cases of a manifest, and what translates each of them."""
     from medp2p.checkpoint import load_model
+    from medp2p.devices import keep_freed_memory
     from medp2p.errors import EvaluationError
     from medp2p.evaluation import case_files, with_extras
     from medp2p.inference import Mask, make_translator
@@ -397,6 +398,7 @@ def _model_s_cases(
                 "patients that it was trained on is among those that are evaluated",
                 err=True,
             )
+    keep_freed_memory()
     translator = make_translator(loaded, device=device)
     by_name = {case.name: case for case in cases}
 

@@ -56,11 +56,13 @@ def train(
 
         typer.echo(config_yaml(settings), nl=False)
         return
+    from medp2p.devices import keep_freed_memory
     from medp2p.training import train as train_model
 
     from .training_display import TrainingDisplay
 
     logging.getLogger("lightning_fabric").setLevel(logging.root.level)
+    keep_freed_memory()
     with TrainingDisplay() as display:
         result = train_model(
             prepared,

@@ -95,6 +95,7 @@ def translate(
     column as PatientID. A case that fails does not stop the others; exit code 3: some failed.
     """
     from medp2p.checkpoint import load_model
+    from medp2p.devices import keep_freed_memory
     from medp2p.inference import make_translator
 
     if len(inputs) < 2:
@@ -140,6 +141,7 @@ def translate(
     loaded = load_model(model)
     if labels:
         writing.labels = dicom_output.name_model(labels, model, loaded.hash)
+    keep_freed_memory()
     translator = make_translator(loaded, device=device, precision=precision, batch_size=batch_size)
     job = Job(translator, reading, writing, axial=reslice == "axial")
     if from_manifest:

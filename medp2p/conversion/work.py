@@ -104,6 +104,9 @@ def begin_predicting(setting: DeviceSetting) -> Callable[[None, NDArray[np.int16
     Raises:
         MedP2PError: As `begin_device`.
     """
+    from medp2p.devices import keep_freed_memory
+
+    keep_freed_memory()
     predict = begin_device(setting)
 
     def work(_: None, codes: NDArray[np.int16]) -> Outcome:
