@@ -13,12 +13,17 @@ from medp2p.networks.inference import bf16_is_fast
 
 Precision = Literal["auto", "fp32", "bf16"]
 
+_FUNCTIONS_OF_MKL = (
+    *(torch.acos, torch.asin, torch.atan, torch.cos, torch.sin, torch.tan, torch.tanh),
+    *(torch.erf, torch.erfc, torch.erfinv, torch.exp, torch.log, torch.log10, torch.log2),
+    *(torch.sqrt, torch.trunc),
+)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _MOST_KEPT_BYTES = 2**31 - 1
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the named device; ``"auto"`` is the first GPU, or the CPU.
+    """Return the named device, ready to compute; ``"auto"`` is the first GPU, or the CPU.
 
     Raises:
         MedP2PError: If there is no such device.
@@ -34,7 +39,20 @@ def choose_device(name: str) -> torch.device:
         raise MedP2PError(
             f"device {name!r} is not available here; use --device cpu, or auto"
         ) from error
+    _settle_functions_of_mkl()
     return device
+
+
+def _settle_functions_of_mkl() -> None:
+    """Call each function once, from one thread.
+
+    At a function's first call MKL chooses its kernel. Threads that make that call together may
+    compute their parts with a kernel of low accuracy, 9e-5 off for the tanh of a prediction
+    (https://github.com/pytorch/pytorch/issues/188792).
+    """
+    for dtype in (torch.float32, torch.float64):
+        for function in _FUNCTIONS_OF_MKL:
+            function(torch.ones(1, dtype=dtype))
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
