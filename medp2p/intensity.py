@@ -15,6 +15,7 @@ from medp2p.alignment import Alignment, resample_aligned
 from medp2p.config import STANDARD_SCALE
 from medp2p.errors import ImageReadError
 from medp2p.volume import Volume
+from medp2p.workers import one_thread
 
 DECILES = tuple(range(10, 100, 10))
 """Landmarks between the two outer percentiles (Nyúl et al. 2000, L4)."""
@@ -183,9 +184,10 @@ def _n4(
         image.SetSpacing([float(s) for s in spacing])
         images.append(image)
     filter_ = sitk.N4BiasFieldCorrectionImageFilter()
-    filter_.SetNumberOfThreads(1)
     filter_.SetMaximumNumberOfIterations(BIAS_ITERATIONS)
-    filter_.Execute(*images)
-    field = sitk.GetArrayFromImage(filter_.GetLogBiasFieldAsImage(images[0])).transpose(2, 1, 0)
+    with one_thread():
+        filter_.Execute(*images)
+        log_field = sitk.GetArrayFromImage(filter_.GetLogBiasFieldAsImage(images[0]))
+    field = log_field.transpose(2, 1, 0)
     i, j, k = means.shape
     return np.ascontiguousarray(field[:i, :j, :k], dtype=np.float32)

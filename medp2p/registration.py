@@ -8,8 +8,6 @@ thread with seeded samples, so that the same images give the same result to the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +49,7 @@ from medp2p.pose_search import (
     wide_search,
 )
 from medp2p.volume import Grid, Volume
+from medp2p.workers import one_thread
 
 LEAST_BODY_VOXELS = 30
 """Voxels of the wide search; smaller bodies hold nothing to align."""
@@ -184,20 +183,6 @@ def register(
     pair = _checked(fixed, moving, fixed_body, moving_body, seed)
     with one_thread():
         return _register(pair, settings)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let SimpleITK use one thread, in the whole process: with two, sums differ in last bits.
-
-    A registration's own number of threads (SimpleITK 2.5) does not reach its metric.
-    """
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _register(pair: _Pair, settings: RegistrationSettings) -> Registration:

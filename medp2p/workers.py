@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -23,6 +24,23 @@ Result = TypeVar("Result")
 PROCESS_ENDED = (
     "its process ended without a word, out of memory perhaps; run it again with --jobs 1"
 )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let SimpleITK use one thread, in the whole process: with two, sums differ in last bits.
+
+    A filter's own number of threads (SimpleITK 2.5) does not reach everything inside it: the
+    metric of a registration, the B-splines of N4.
+    """
+    import SimpleITK as sitk
+
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 class Workers:

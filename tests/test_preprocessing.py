@@ -359,6 +359,23 @@ def test_bias_correction_evens_a_tissue_and_is_repeatable():
         correct_bias(volume.with_array(mr - 400), mask)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bias_correction_does_not_hang_on_the_number_of_threads(threads):
+    import SimpleITK as sitk
+
+    mr, _ = shaded()
+    volume, mask = Volume(mr, np.diag([5.0, 5.0, 6.0, 1.0])), np.ones(mr.shape, dtype=bool)
+    expected = correct_bias(volume, mask).array
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    try:
+        found = correct_bias(volume, mask).array
+        assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == threads
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_bias_correction_of_very_few_slices():
     mr, tissue = shaded((32, 32, 2))
     corrected = correct_bias(Volume(mr, np.diag([3.0, 3.0, 8.0, 1.0])), np.ones(mr.shape, bool))
