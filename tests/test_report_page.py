@@ -674,24 +674,3 @@ window.addEventListener("error", (event) => say(`error: ${event.message}`));
     assert found["MAE, air (HU) descending"][-2:] == ["–", "–"]
     assert found["MAE, air (HU) ascending"][-2:] == ["–", "–"]
     assert found["case ascending"][:3] == ["case_00", "case_00", "case_01"]
-
-
-@pytest.mark.external
-def test_a_finding_opens_the_images_at_its_place(tmp_path):
-    page = evaluation_page(
-        with_summaries([hu_result(write_images(tmp_path))]), full_resolution=True
-    )
-    document = in_browser(
-        tmp_path,
-        page,
-        """
-document.querySelector("#findings [data-view-case]").click();
-setTimeout(() => {
-  const textContent = document.querySelector(".viewer-place output")?.textContent;
-  const said = Object.assign(document.createElement("p"), { textContent, className: "said" });
-  document.body.append(said);
-}, 1500);
-""",
-    )
-    [said] = re.findall(r'<p class="said">([^<]*)</p>', document)
-    assert re.search(r"\b3\D+4\D+5\b", said), said

@@ -16,7 +16,7 @@ import pytest
 from browser import BROWSER
 from conftest import oblique_affine
 from scipy import ndimage
-from test_report_page import full_evaluation
+from test_report_page import full_evaluation, hu_result, with_summaries, write_images
 from test_report_planes import LETTERS, NOSE, bright_sides, faced_head
 
 from medp2p.errors import GeometryError
@@ -756,6 +756,19 @@ def test_a_report_with_long_names_fits_a_narrow_window_and_paper(chromium, tmp_p
     page.set_viewport_size({"width": 718, "height": 1000})
     assert page.evaluate(fits)
     assert page.locator(".on-paper").is_visible()
+    page.close()
+
+
+@pytest.mark.external
+def test_a_finding_opens_the_images_at_its_place(chromium, tmp_path):
+    file = tmp_path / "report.html"
+    evaluation = with_summaries([hu_result(write_images(tmp_path))])
+    file.write_text(evaluation_page(evaluation, full_resolution=True), encoding="utf-8")
+    page = chromium.new_page()
+    page.goto(file.as_uri())
+    page.locator("#findings [data-view-case]").click()
+    place = page.locator(".viewer-place output")
+    place.filter(has_text=re.compile(r"\b3\D+4\D+5\b")).wait_for()
     page.close()
 
 
