@@ -30,8 +30,8 @@ PROCESS_ENDED = (
 def one_thread() -> Iterator[None]:
     """Let SimpleITK use one thread, in the whole process: with two, sums differ in last bits.
 
-    A filter's own number of threads (SimpleITK 2.5) does not reach everything inside it: the
-    metric of a registration, the B-splines of N4.
+    A filter's own number of threads (SimpleITK 2.5) does not reach everything inside it, such as
+    the metric of a registration, or all of N4.
     """
     import SimpleITK as sitk
 
